@@ -1,0 +1,110 @@
+-- Checks what callers pass. Misuse raises a plain string that names the culprit.
+
+local check = {}
+
+-- Stands for "no default" in a table of defaults, where nil cannot.
+check.none = setmetatable({}, { __name = "none" })
+
+local function nearest(name, defaults)
+  -- The known name that shares the longest prefix: enough to catch a typo.
+  local best, score = nil, 2
+  for known in pairs(defaults) do
+    local same = 0
+    for i = 1, math.min(#known, #name) do
+      if known:byte(i) == name:byte(i) then same = same + 1 end
+    end
+    if same > score then
+      best, score = known, same
+    end
+  end
+  return best
+end
+
+---Returns `given` completed by `defaults`, as a new table. A key that has no
+---default is unknown and raises, so that a misspelt option cannot pass.
+---@param given table|nil
+---@param defaults table  option name → default, or `check.none`
+---@param level? integer  whose line the error names (default: the caller's caller)
+---@return table
+function check.options(given, defaults, level)
+  level = (level or 2) + 1
+  if given ~= nil and type(given) ~= "table" then
+    error("options: expected a table, got a " .. type(given), level)
+  end
+  local options = {}
+  for name, default in pairs(defaults) do
+    if default ~= check.none then options[name] = default end
+  end
+  for name, value in pairs(given or {}) do
+    if type(name) ~= "string" or defaults[name] == nil then
+      local text = "unknown option '" .. tostring(name) .. "'"
+      local guess = type(name) == "string" and nearest(name, defaults)
+      if guess then text = text .. "; did you mean '" .. guess .. "'?" end
+      error(text, level)
+    end
+    options[name] = value
+  end
+  return options
+end
+
+local function fail(value, name, expected, level)
+  local got = value == nil and "nothing" or "a " .. type(value)
+  if type(value) == "number" then got = tostring(value) end
+  error(name .. ": expected " .. expected .. ", got " .. got, level + 1)
+end
+
+local function checker(type_name, expected)
+  return function(value, name, level)
+    if type(value) ~= type_name then fail(value, name, expected, (level or 2) + 1) end
+    return value
+  end
+end
+
+-- Each takes (value, name, level?) and returns the value.
+check.string = checker("string", "a string")
+check.boolean = checker("boolean", "true or false")
+check.table = checker("table", "a table")
+check.fn = checker("function", "a function")
+
+---A finite number, perhaps within bounds.
+---@param value any
+---@param name string
+---@param least? number
+---@param most? number
+---@return number
+function check.number(value, name, least, most)
+  if type(value) ~= "number" or value ~= value then fail(value, name, "a number", 3) end
+  if (least and value < least) or (most and value > most) then
+    local range = "at least " .. tostring(least)
+    if least and most then
+      range = "between " .. least .. " and " .. most
+    elseif most then
+      range = "at most " .. tostring(most)
+    end
+    fail(value, name, "a number " .. range, 3)
+  end
+  return value
+end
+
+---A whole number, perhaps within bounds; 3.0 counts and is returned as 3.
+---@param value any
+---@param name string
+---@param least? integer
+---@param most? integer
+---@return integer
+function check.integer(value, name, least, most)
+  local whole = type(value) == "number" and math.tointeger(value)
+  if not whole then fail(value, name, "a whole number", 3) end
+  if (least and whole < least) or (most and whole > most) then
+    local range = "a whole number of at least " .. tostring(least)
+    if least and most then
+      range = "a whole number between " .. least .. " and " .. most
+    elseif most then
+      range = "a whole number of at most " .. tostring(most)
+    end
+    fail(value, name, range, 3)
+  end
+  return whole
+end
+
+return check

@@ -1,0 +1,55 @@
+// The libuv loop and all state that hangs off it. There is one Reactor for each
+// Lua state and no mutable global: `reactor_of` finds it.
+
+#ifndef SBX_REACTOR_H
+#define SBX_REACTOR_H
+
+#include <lua.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <uv.h>
+
+#include "timer.h"
+
+struct Task;
+struct Scope;
+struct Wait;
+struct TransferPool;
+
+typedef struct Reactor {
+  uv_loop_t loop;
+  TimerHeap timers;
+  lua_State *main;            // the state's main thread; runs no user code
+  struct TransferPool *http;  // made by the first transfer, else NULL
+
+  // tasks: see task.c
+  struct Task *ready_first, *ready_last;
+  struct Task *current;       // the running task, else NULL
+  struct Scope *root;         // what SIGINT and SIGTERM cancel, else NULL
+  struct Scope *expired;      // deadlines that passed, for the run queue
+  struct Task *overdue;       // tasks whose cleanup budget is spent
+  uint64_t next_id;           // of tasks and scopes
+  size_t live_tasks;          // started or queued, not ended
+  size_t live_waits;          // between new and end
+  double cleanup_seconds;     // how long finalizers of a cancelled task may wait
+  lua_State *volatile running;  // innermost running coroutine, for the hook
+  bool closing;               // no new waits: the end has begun
+} Reactor;
+
+// Opens the loop and ties it to L. Returns 0 or a libuv error.
+int reactor_open(Reactor *reactor, lua_State *L);
+
+// Runs the loop until every handle is closed, then frees it. The Lua state must
+// be closed already: finalizers still talk to the loop.
+void reactor_close(Reactor *reactor);
+
+// The reactor of the state that L belongs to. Never NULL in a host's state.
+static inline Reactor *reactor_of(lua_State *L) {
+  return *(Reactor **)lua_getextraspace(L);
+}
+
+// Seconds on the monotonic clock.
+double reactor_now(void);
+
+#endif
