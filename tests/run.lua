@@ -1,0 +1,218 @@
+-- Runs tests: sbxlua tests/run.lua [-k PATTERN] [--list] FILE...
+--
+-- A test file calls test(name, fn) or test(name, { timeout = seconds }, fn).
+-- A test fails when it raises, passes its deadline (60 s unless it says
+-- otherwise), or leaves something behind: a task, a wait, a handle in the loop,
+-- a file descriptor, a child process or a global.
+-- -k runs only the tests whose name matches a Lua pattern.
+
+local core = require("sbx.core.task")
+local errors = require("sbx.errors")
+local task = require("sbx.task")
+
+local DEADLINE = 60 -- seconds for a test that names none
+local SETTLE = 2 -- seconds for handles and children to finish closing
+
+local tests = {} -- in the order of the files: { name, timeout, fn }
+
+function test(name, options, fn)
+  if fn == nil then
+    options, fn = {}, options
+  end
+  assert(type(name) == "string", "test: the name must be a string")
+  assert(type(fn) == "function", "test: the body must be a function")
+  tests[#tests + 1] = { name = name, timeout = options.timeout or DEADLINE, fn = fn }
+end
+
+local function read_line(path, pattern)
+  local file = io.open(path)
+  if not file then return nil end
+  local found
+  for line in file:lines() do
+    found = found or line:match(pattern)
+  end
+  file:close()
+  return found
+end
+
+-- The names of all open descriptors. A descriptor has an entry in fdinfo only
+-- once it is open, so the look-up does not count itself.
+local function open_descriptors()
+  local set = {}
+  local limit = tonumber(read_line("/proc/self/status", "^FDSize:%s*(%d+)")) or 0
+  for fd = 0, limit - 1 do
+    local file = io.open("/proc/self/fdinfo/" .. fd)
+    if file then
+      file:close()
+      set[tostring(fd)] = true
+    end
+  end
+  return set
+end
+
+-- libuv starts every child from the thread that runs Lua.
+local function child_processes()
+  local set = {}
+  for pid in (read_line("/proc/thread-self/children", ".*") or ""):gmatch("%d+") do
+    set[pid] = true
+  end
+  return set
+end
+
+local function copy(source)
+  local result = {}
+  for key, value in pairs(source) do
+    result[key] = value
+  end
+  return result
+end
+
+local function snapshot()
+  return {
+    stats = core.stats(),
+    descriptors = open_descriptors(),
+    children = child_processes(),
+    globals = copy(_G),
+  }
+end
+
+local function new_names(before, now)
+  local names = {}
+  for name, value in pairs(now) do
+    if before[name] ~= value then names[#names + 1] = tostring(name) end
+  end
+  table.sort(names)
+  return names
+end
+
+-- What `now` has beyond `before`, as lines of text; none when all is clean.
+local function leftovers(before, now)
+  local lines = {}
+  for _, kind in ipairs({ "tasks", "waits", "handles" }) do
+    local more = now.stats[kind] - before.stats[kind]
+    if more > 0 then lines[#lines + 1] = ("%d %s left behind"):format(more, kind) end
+  end
+  for _, kind in ipairs({ "descriptors", "children", "globals" }) do
+    local names = new_names(before[kind], now[kind])
+    if #names > 0 then
+      lines[#lines + 1] = ("%s left behind: %s"):format(kind, table.concat(names, " "))
+    end
+  end
+  return lines
+end
+
+-- Collects garbage and lets the loop turn until nothing is left behind or
+-- SETTLE has passed. The HTTP client may keep idle connections between tests.
+---@async
+local function settle(before)
+  local http = package.loaded["sbx.core.http"]
+  local give_up = task.now() + SETTLE
+  while true do
+    if http and http.close_idle then http.close_idle() end
+    collectgarbage()
+    collectgarbage()
+    task.sleep(0.001)
+    local lines = leftovers(before, snapshot())
+    if #lines == 0 or task.now() > give_up then return lines end
+  end
+end
+
+-- For xpcall: plain errors get the traceback that error objects bring along.
+local function with_traceback(err)
+  if errors.is_error(err) then return err end
+  return debug.traceback(tostring(err), 2)
+end
+
+local function describe(err)
+  local text = tostring(err)
+  if errors.is_error(err) then
+    if err.traceback then text = text .. "\n" .. tostring(err.traceback) end
+    for _, other in ipairs(err.errors or {}) do
+      text = text .. "\nand: " .. tostring(other)
+    end
+  end
+  return text
+end
+
+---@async
+local function run_test(one)
+  local function body()
+    local ok, err = xpcall(one.fn, with_traceback)
+    if not ok then error(err, 0) end
+  end
+  local ok, err = pcall(task.scope, function() task.timeout(one.timeout, body) end)
+  return ok, ok or describe(err)
+end
+
+---@async
+local function run_all(selected)
+  local passed, failed = 0, 0
+  for _, one in ipairs(selected) do
+    local before = snapshot()
+    local start = task.now()
+    local ok, text = run_test(one)
+    local left = settle(before)
+    if not ok then table.insert(left, 1, text) end
+    local verdict = #left == 0 and "ok  " or "FAIL"
+    print(("%s %s (%.2f s)"):format(verdict, one.name, task.now() - start))
+    for _, line in ipairs(left) do
+      print("     " .. line:gsub("\n", "\n     "))
+    end
+    if #left == 0 then
+      passed = passed + 1
+    else
+      failed = failed + 1
+    end
+  end
+  return passed, failed
+end
+
+local function parse_arguments(argv)
+  local options, files, index = { pattern = "" }, {}, 1
+  while argv[index] do
+    local word = argv[index]
+    if word == "-k" then
+      index = index + 1
+      options.pattern = assert(argv[index], "-k needs a pattern")
+    elseif word == "--list" then
+      options.list = true
+    else
+      files[#files + 1] = word
+    end
+    index = index + 1
+  end
+  assert(#files > 0, "usage: run.lua [-k PATTERN] [--list] FILE...")
+  return options, files
+end
+
+local function load_files(files)
+  for _, path in ipairs(files) do
+    local globals = copy(_G)
+    assert(loadfile(path))()
+    local names = new_names(globals, _G)
+    assert(#names == 0, path .. " makes globals: " .. table.concat(names, " "))
+  end
+end
+
+---@async
+local function main(argv)
+  local options, files = parse_arguments(argv)
+  io.stdout:setvbuf("line")
+  load_files(files)
+
+  local selected = {}
+  for _, one in ipairs(tests) do
+    if one.name:find(options.pattern) then selected[#selected + 1] = one end
+  end
+  if options.list then
+    for _, one in ipairs(selected) do
+      print(one.name)
+    end
+    return
+  end
+  local passed, failed = run_all(selected)
+  print(("%d passed, %d failed"):format(passed, failed))
+  if failed > 0 or passed == 0 then os.exit(1) end
+end
+
+main(arg)
