@@ -1,7 +1,11 @@
 // sbx.core.stream: reading and writing a connected stream. Who makes streams:
 // sbx.core.net and sbx.core.process, and `pair` here.
 
+#include <errno.h>
+#include <fcntl.h>
 #include <lauxlib.h>
+#include <limits.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "luax.h"
@@ -149,6 +153,21 @@ static int f_pair(lua_State *L) {
   return 2;
 }
 
+// open(fd): a stream on a duplicate of an open pipe or socket, such as the
+// standard input. The descriptor becomes non-blocking for all who share it.
+static int f_open(lua_State *L) {
+  lua_Integer fd = luaL_checkinteger(L, 1);
+  luaL_argcheck(L, fd >= 0 && fd < INT_MAX, 1, "not a descriptor");
+  Stream **slot = stream_push(L);
+  int copy = fcntl((int)fd, F_DUPFD_CLOEXEC, 3);
+  if (copy < 0) return raise_error(L, -errno, "open descriptor %d", (int)fd);
+  char name[32];
+  (void)snprintf(name, sizeof(name), "descriptor %d", (int)fd);
+  int status = stream_adopt(slot, &reactor_of(L)->loop, copy, name);
+  if (status != 0) return raise_error(L, status, "open %s", name);
+  return 1;
+}
+
 static const luaL_Reg methods[] = {
     {"read",     f_read    },
     {"write",    f_write   },
@@ -166,6 +185,7 @@ static const luaL_Reg metamethods[] = {
 };
 
 static const luaL_Reg functions[] = {
+    {"open", f_open},
     {"pair", f_pair},
     {NULL,   NULL  },
 };
