@@ -1,0 +1,229 @@
+-- A sandbox as scripts hold it: the API's fields in snake_case, and the client's
+-- methods without the id. As a `<close>` value it deletes what this run made.
+
+local errors = require("sbx.errors")
+local failure = require("sbx.sandbox.failure")
+local json = require("sbx.json")
+local log = require("sbx.log")
+local task = require("sbx.task")
+
+---@class sbx.sandbox.Box
+---@field id string
+---@field name string
+---@field status string  PENDING, PROVISIONING, RUNNING, PAUSED, ERROR, TERMINATED, TIMEOUT …
+---@field docker_image string
+---@field start_command string|table|nil
+---@field cpu_cores number
+---@field memory_gb number
+---@field disk_size_gb number
+---@field disk_mount_path string
+---@field gpu_count integer
+---@field gpu_type string|nil
+---@field vm boolean
+---@field network_access boolean|nil
+---@field timeout_minutes integer
+---@field idle_timeout_minutes integer|nil
+---@field labels string[]
+---@field environment_vars table<string, string>|nil
+---@field created_at string
+---@field started_at string|nil
+---@field terminated_at string|nil
+---@field exit_code integer|nil
+---@field error_type string|nil
+---@field error_message string|nil
+---@field termination_reason string|nil
+---@field team_id string|nil
+---@field user_id string|nil
+---@field keep boolean|nil  true: neither `<close>` nor the end of the run deletes it
+local Box = {}
+
+local box = {}
+
+local CLOSE_SECONDS = 30 -- for the delete that a `<close>` does
+
+-- Only these become fields: a peer must not be able to shadow a method.
+local field_names = {}
+for name in ([[
+  id name docker_image start_command cpu_cores memory_gb disk_size_gb disk_mount_path
+  gpu_count gpu_type vm network_access network_allowlist network_denylist status
+  timeout_minutes idle_timeout_minutes environment_vars secrets advanced_configs labels
+  created_at updated_at started_at terminated_at termination_reason exit_code user_id
+  team_id kubernetes_job_id region registry_credentials_id error_type error_message
+  pending_image_build_id]]):gmatch("%S+") do
+  field_names[name] = true
+end
+
+-- Kept apart from the object, so that printing or encoding one shows data only.
+local clients = setmetatable({}, { __mode = "k" })
+
+---`memoryGB` → `memory_gb`; a name in snake_case stays.
+---@param name string
+---@return string
+function box.snake_case(name)
+  return (name:gsub("(%l)(%u)", "%1_%2"):lower())
+end
+
+local function plain(value)
+  if value == json.null then return nil end
+  return value
+end
+
+local function fill(self, answer)
+  for name in pairs(field_names) do
+    self[name] = nil
+  end
+  for name, value in pairs(answer) do
+    local field = type(name) == "string" and box.snake_case(name)
+    if field and field_names[field] then self[field] = plain(value) end
+  end
+  if type(self.labels) ~= "table" then self.labels = {} end
+  return self
+end
+
+---A sandbox made of an answer; raises an `api` error when it cannot be one.
+---@param client sbx.sandbox.Client
+---@param call { op: string }
+---@param answer table
+---@return sbx.sandbox.Box
+function box.from(client, call, answer)
+  local id = failure.field(call, answer, "id", "string")
+  failure.field(call, answer, "status", "string")
+  if id == "" or #id > 256 then
+    errors.raise({
+      kind = "api",
+      code = "BAD_ANSWER",
+      op = call.op,
+      message = call.op .. ": the server's answer has an impossible sandbox id",
+    })
+  end
+  local self = setmetatable({}, Box)
+  clients[self] = client
+  return fill(self, answer)
+end
+
+---@param value any
+---@return boolean
+function box.is_box(value)
+  return type(value) == "table" and getmetatable(value) == Box
+end
+
+Box.__name = "sbx.sandbox.Box"
+Box.__index = Box
+
+function Box:__tostring()
+  local text = ("sandbox %s (%s, %s)"):format(self.id, tostring(self.name), self.status)
+  return log.clean(text, 300)
+end
+
+-- Where an error is in flight, a failing delete must not take its place: it is
+-- logged, and the end of the run tries once more.
+function Box:__close(err)
+  local client = clients[self]
+  if self.keep or not client.owned:has(self.id) then return end
+  local ok, failed = pcall(task.shield, CLOSE_SECONDS, client.delete, client, self.id)
+  if ok or not client.owned:has(self.id) then return end
+  if err == nil then error(failed, 0) end
+  log.warn("cannot delete a sandbox yet: " .. tostring(failed), { sandbox_id = self.id })
+end
+
+---Reads the sandbox's state anew into this object, and returns it.
+---@async
+---@return sbx.sandbox.Box
+function Box:refresh()
+  local fresh = clients[self]:get(self.id)
+  for name in pairs(field_names) do
+    self[name] = rawget(fresh, name)
+  end
+  return self
+end
+
+---Waits until commands can run in it; see `Client:wait_for_creation`.
+---@async
+---@param options? sbx.sandbox.WaitOptions
+---@return sbx.sandbox.Box  this object, refreshed
+function Box:wait(options)
+  local fresh = clients[self]:wait_for_creation(self.id, options)
+  for name in pairs(field_names) do
+    self[name] = rawget(fresh, name)
+  end
+  return self
+end
+
+---Runs a command; see `Client:execute_command`.
+---@async
+---@param command string
+---@param options? sbx.sandbox.ExecOptions
+---@return sbx.sandbox.Result
+function Box:exec(command, options)
+  return clients[self]:execute_command(self, command, options)
+end
+
+---@async
+---@return string
+function Box:logs()
+  return clients[self]:get_logs(self)
+end
+
+---@async
+---@param remote_path string
+---@param local_path string
+---@param options? { timeout?: number }
+---@return sbx.sandbox.Upload
+function Box:upload_file(remote_path, local_path, options)
+  return clients[self]:upload_file(self, remote_path, local_path, options)
+end
+
+---@async
+---@param remote_path string
+---@param bytes string
+---@param options? { timeout?: number, filename?: string }
+---@return sbx.sandbox.Upload
+function Box:upload_bytes(remote_path, bytes, options)
+  return clients[self]:upload_bytes(self, remote_path, bytes, options)
+end
+
+---@async
+---@param remote_path string
+---@param local_path string
+---@param options? { timeout?: number }
+---@return integer size  bytes written
+function Box:download_file(remote_path, local_path, options)
+  return clients[self]:download_file(self, remote_path, local_path, options)
+end
+
+---@async
+---@param remote_path string
+---@param options? { offset?: integer, length?: integer, timeout?: number }
+---@return string content, table window
+function Box:read_file(remote_path, options)
+  return clients[self]:read_file(self, remote_path, options)
+end
+
+---@async
+---@param port integer
+---@param options? { name?: string, protocol?: string }
+---@return sbx.sandbox.Exposure
+function Box:expose(port, options)
+  return clients[self]:expose(self, port, options)
+end
+
+---@async
+---@param exposure string|sbx.sandbox.Exposure
+function Box:unexpose(exposure)
+  clients[self]:unexpose(self, exposure)
+end
+
+---@async
+---@return sbx.sandbox.Exposure[]
+function Box:list_exposed_ports()
+  return clients[self]:list_exposed_ports(self)
+end
+
+---Deletes the sandbox. Once more is harmless.
+---@async
+function Box:delete()
+  if self.status == "TERMINATED" then return end
+  clients[self]:delete(self)
+end
+
+return box

@@ -1,0 +1,127 @@
+-- Where the client finds its key, its address and its team: arguments first,
+-- then the private server of `--local`, the environment, ~/.prime/config.json.
+
+local errors = require("sbx.errors")
+local fs = require("sbx.fs")
+local json = require("sbx.json")
+
+local config = {}
+
+local DEFAULT_URL = "https://api.primeintellect.ai"
+local MAX_FILE = 1024 * 1024
+
+local local_server -- { url, api_key } of this run's private server
+
+---Makes every client of this run talk to one server, whatever environment and
+---file say. Only arguments to `sandbox.client` win over it.
+---@param server { url: string, api_key: string }|nil  nil undoes it
+function config.set_local(server)
+  local_server = server
+end
+
+local function bad(message, ...)
+  errors.raise({ kind = "usage", op = "sandbox.client", message = message:format(...) })
+end
+
+local function non_empty(value)
+  if value ~= nil and value ~= "" then return value end
+  return nil
+end
+
+local function config_path()
+  local home = non_empty(os.getenv("HOME"))
+  return home and home .. "/.prime/config.json"
+end
+
+local function string_field(document, name, path)
+  local value = document[name]
+  if value == json.null and name ~= "base_url" then return nil end
+  if value ~= nil and type(value) ~= "string" then
+    bad("%s: '%s' must be a string", path, name)
+  end
+  return non_empty(value)
+end
+
+-- A file that is missing, unreadable or no JSON counts as empty; JSON of the
+-- wrong shape is a mistake that the user wants to hear about.
+---@async
+local function read_file()
+  local path = config_path()
+  if not path then return {} end
+  local text = errors.try(fs.read, path, { max = MAX_FILE })
+  if not text then return {} end
+  local ok, document = pcall(json.decode, text)
+  if not ok then return {} end
+  if type(document) ~= "table" or not text:find("^%s*{") then
+    bad("%s: expected a JSON object", path)
+  end
+  local file = {}
+  for _, name in ipairs({ "api_key", "base_url", "team_id", "user_id" }) do
+    file[name] = string_field(document, name, path)
+  end
+  return file
+end
+
+---Drops the slashes at the end, then one `/api/v1`.
+---@param url string
+---@return string
+function config.normalize_url(url)
+  url = url:gsub("/+$", "")
+  return (url:gsub("/api/v1$", ""))
+end
+
+local function checked_url(url)
+  if not url:find("^[Hh][Tt][Tt][Pp][Ss]?://[^/%s%c]") or url:find("[%s%c]") then
+    bad("base URL: expected http://… or https://…, got '%s'", url:gsub("%c", "?"))
+  end
+  return config.normalize_url(url)
+end
+
+local function checked_key(key)
+  -- A line break in a key would forge header lines.
+  if key:find("[%c%s]") then bad("API key: it contains spaces or control characters") end
+  return key
+end
+
+-- Set at all wins over the file, even when empty: that is how one gets rid of a
+-- team for one run. The lookup happens at each use.
+local function scope_id(given, variable, from_file)
+  return function()
+    if given ~= nil then return given end
+    return os.getenv(variable) or from_file
+  end
+end
+
+---@class sbx.sandbox.Config
+---@field api_key string  empty when there is none
+---@field base_url string  without the `/api/v1`
+---@field team_id fun(): string|nil
+---@field user_id fun(): string|nil
+
+---Resolves the settings of one client.
+---@async
+---@param given { api_key?: string, base_url?: string, team_id?: string, user_id?: string }
+---@return sbx.sandbox.Config
+function config.load(given)
+  local server = local_server or {}
+  local file = read_file()
+  local key = non_empty(given.api_key)
+    or server.api_key
+    or non_empty(os.getenv("PRIME_API_KEY"))
+    or file.api_key
+    or ""
+  local url = non_empty(given.base_url)
+    or server.url
+    or non_empty(os.getenv("PRIME_API_BASE_URL"))
+    or non_empty(os.getenv("PRIME_BASE_URL"))
+    or file.base_url
+    or DEFAULT_URL
+  return {
+    api_key = checked_key(key),
+    base_url = checked_url(url),
+    team_id = scope_id(given.team_id, "PRIME_TEAM_ID", file.team_id),
+    user_id = scope_id(given.user_id, "PRIME_USER_ID", file.user_id),
+  }
+end
+
+return config

@@ -1,0 +1,222 @@
+-- Turns what went wrong on the wire into the error kinds that scripts ask for.
+-- Everything a peer wrote is bounded and cleaned, and secrets are taken out.
+
+local errors = require("sbx.errors")
+local json = require("sbx.json")
+local log = require("sbx.log")
+local time = require("sbx.core.time")
+local timestamp = require("sbx.sandbox.timestamp")
+
+local failure = {}
+
+local MAX_DETAIL = 500 -- bytes of the server's words in a message
+local MAX_BODY = 2000 -- bytes of an error body that are kept
+
+local kind_of_status = { [401] = "unauthorized", [402] = "payment_required" }
+
+local kind_of_error_type = {
+  OOM_KILLED = "oom",
+  TIMEOUT = "sandbox_timeout",
+  IMAGE_PULL_FAILED = "image_pull",
+}
+
+local retryable_status = {
+  [408] = true, [409] = true, [429] = true,
+  [500] = true, [502] = true, [503] = true, [504] = true, [524] = true,
+}
+
+-- `text` without any of the strings in `secrets`. Short ones stay: replacing
+-- every "1" would only garble the text and hide nothing.
+local function redact(text, secrets)
+  for _, secret in ipairs(secrets or {}) do
+    if #secret >= 6 then
+      local at, last = text:find(secret, 1, true)
+      while at do
+        text = text:sub(1, at - 1) .. "***" .. text:sub(last + 1)
+        at, last = text:find(secret, at + 3, true)
+      end
+    end
+  end
+  return text
+end
+
+---A string that is fit for a message: bounded, on one line, no secrets.
+---@param text string
+---@param secrets? string[]
+---@param most? integer  bytes
+---@return string
+function failure.clean(text, secrets, most)
+  -- Cut generously first: a secret that straddles the end must not survive.
+  return log.clean(redact(text:sub(1, 64 * 1024), secrets), most or MAX_DETAIL)
+end
+
+-- One entry of a validation report. Only the place and the complaint: the entry
+-- may also quote the rejected value, which may be a secret.
+local function validation_text(entry)
+  if type(entry) == "string" then return entry end
+  if type(entry) ~= "table" then return nil end
+  local where, what = entry.param or entry.loc, entry.details or entry.msg
+  if type(where) == "table" then
+    local parts = {}
+    for i = 1, math.min(#where, 10) do
+      parts[i] = tostring(where[i])
+    end
+    where = table.concat(parts, ".")
+  end
+  if type(what) ~= "string" then return nil end
+  return type(where) == "string" and where .. ": " .. what or what
+end
+
+local function validation_list(list)
+  local texts = {}
+  for i = 1, math.min(#list, 20) do
+    texts[#texts + 1] = validation_text(list[i])
+  end
+  return #texts > 0 and table.concat(texts, "; ") or nil
+end
+
+local function detail_of(document)
+  for _, name in ipairs({ "detail", "message", "error", "errors" }) do
+    local value = document[name]
+    if type(value) == "string" then return value end
+    local text = type(value) == "table" and validation_list(value)
+    if text then return text end
+  end
+  return nil
+end
+
+---The object in an answer's body, or nil when it holds anything else.
+---@param body string|nil
+---@return table|nil
+function failure.object(body)
+  if not body or not body:find("^%s*{") then return nil end
+  local ok, document = pcall(json.decode, body)
+  return ok and type(document) == "table" and document or nil
+end
+
+local function base_fields(call)
+  return {
+    op = call.op,
+    method = call.method,
+    url = failure.clean(call.url or "", call.secrets),
+    sandbox_id = call.sandbox_id,
+  }
+end
+
+local function prefix(call)
+  if not call.sandbox_id then return call.op end
+  return call.op .. " " .. failure.clean(call.sandbox_id, call.secrets, 100)
+end
+
+local function api_message(call, status, detail)
+  local text = ("%s: the server answered %d"):format(prefix(call), status)
+  if detail ~= "" then text = text .. ": " .. detail end
+  if status == 401 and not call.gateway then
+    text = text .. " (check PRIME_API_KEY or api_key in ~/.prime/config.json)"
+  end
+  return text
+end
+
+---The error for an answer whose status is no success.
+---@param call table  op, method, url, sandbox_id?, gateway?, secrets?
+---@param response table  of sbx.http
+---@return sbx.Error
+function failure.from_status(call, response)
+  local document = failure.object(response.body)
+  local body = response.body or ""
+  local detail = failure.clean(document and detail_of(document) or body, call.secrets)
+  local fields = base_fields(call)
+  local status = response.status
+  fields.kind = not call.gateway and kind_of_status[status] or "api"
+  fields.status = status
+  fields.detail = detail
+  fields.body = failure.clean(body, call.secrets, MAX_BODY)
+  fields.gateway_code = document and type(document.error) == "string" and document.error or nil
+  fields.request_id = response.headers["x-request-id"]
+  fields.retry_after = timestamp.retry_after(response.headers["retry-after"], time.wall())
+  fields.retryable = retryable_status[status] or false
+  fields.message = api_message(call, status, detail)
+  return errors.new(fields)
+end
+
+---The error for a success whose body is not what was promised.
+---@param call table
+---@param response table
+---@param what string  for people: "expected a JSON object"
+---@return sbx.Error
+function failure.bad_answer(call, response, what)
+  local fields = base_fields(call)
+  fields.kind = "api"
+  fields.code = "BAD_ANSWER"
+  fields.status = response.status
+  fields.body = failure.clean(response.body or "", call.secrets, MAX_BODY)
+  fields.request_id = response.headers["x-request-id"]
+  fields.message = ("%s: cannot make sense of the server's answer (%d): %s"):format(
+    prefix(call), response.status, what)
+  return errors.new(fields)
+end
+
+---Returns `answer[name]` when it is of this type. Raises an `api` error else.
+---@param call { op: string, sandbox_id?: string }
+---@param answer table
+---@param name string
+---@param wanted string  as `type` or `math.type` says it
+---@return any
+function failure.field(call, answer, name, wanted)
+  local value = answer[name]
+  if type(value) == wanted or math.type(value) == wanted then return value end
+  errors.raise({
+    kind = "api",
+    code = "BAD_ANSWER",
+    op = call.op,
+    sandbox_id = call.sandbox_id,
+    message = ("%s: cannot make sense of the server's answer: '%s' is not %s %s"):format(
+      prefix(call), name, wanted == "integer" and "an" or "a", wanted),
+  })
+end
+
+---True when no byte of the request can have reached the server.
+---@param err sbx.Error  of sbx.http
+---@return boolean
+function failure.not_sent(err)
+  if err.sent ~= nil then return not err.sent end
+  local early = err.phase == "connect" or err.phase == "queue"
+  return err.kind == "dns" or err.kind == "connect" or (err.kind == "timeout" and early)
+end
+
+---The error for a request that got no (whole) answer.
+---@param call table  also timeout_kind?
+---@param err sbx.Error  what sbx.http raised
+---@return sbx.Error
+function failure.from_transport(call, err)
+  local fields = base_fields(call)
+  local timed_out = err.kind == "timeout"
+  fields.kind = timed_out and (call.timeout_kind or "api_timeout") or "api"
+  -- Not reaching the gateway says nothing about the command.
+  if timed_out and failure.not_sent(err) then fields.kind = "api_timeout" end
+  fields.code = err.code
+  fields.phase = err.phase
+  fields.cause = err
+  fields.retryable = true
+  fields.message = prefix(call) .. ": " .. failure.clean(tostring(err), call.secrets)
+  return errors.new(fields)
+end
+
+---The error for a sandbox that cannot be used (any more).
+---@param fields table  op, sandbox_id, status?, error_type?, error_message?, cause?
+---@return sbx.Error
+function failure.not_running(fields)
+  local state = fields.status or "unknown"
+  local kind = kind_of_error_type[fields.error_type]
+  if not kind and state == "TIMEOUT" then kind = "sandbox_timeout" end
+  local text = ("%s %s: the sandbox is not running (status %s"):format(
+    fields.op, failure.clean(fields.sandbox_id, nil, 100), failure.clean(state, nil, 50))
+  if fields.error_type then text = text .. ", " .. failure.clean(fields.error_type, nil, 100) end
+  text = text .. ")"
+  if fields.error_message then text = text .. ": " .. failure.clean(fields.error_message) end
+  fields.kind = kind or "not_running"
+  fields.message = text
+  return errors.new(fields)
+end
+
+return failure
