@@ -27,6 +27,7 @@ struct Wait {
   void (*close)(Wait *wait);  // makes the loop let go, then calls wait_done
   lua_KFunction end;          // turns the outcome into Lua values
   const char *what;           // for people: "sleep"; static text
+  Wait *next_joiner;          // among those that wait for one task's end
   int status;                 // once settled: 0 or a libuv error
   bool settled;
   bool done;

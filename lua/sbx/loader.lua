@@ -1,0 +1,75 @@
+-- The first Lua code that runs: makes `require` able to wait, finds the library
+-- inside the binary, and returns the program's start.
+--
+-- Stock `require` is a C function that cannot be suspended. This one behaves the
+-- same, and two tasks that need one module at once share a single load of it.
+
+local find = ...
+
+local loading = {} -- module name → { task =, waiters = {} }
+
+local function search(name)
+  local notes = {}
+  for _, searcher in ipairs(package.searchers) do
+    local loader, extra = searcher(name)
+    if type(loader) == "function" then return loader, extra end
+    if type(loader) == "string" then notes[#notes + 1] = loader end
+  end
+  error("module '" .. name .. "' not found:" .. table.concat(notes), 3)
+end
+
+local function load_module(name, loader, extra)
+  local value = loader(name, extra)
+  if value ~= nil then
+    package.loaded[name] = value
+  elseif package.loaded[name] == nil then
+    package.loaded[name] = true
+  end
+end
+
+-- Suspends until the task that loads `name` is through.
+local function await_load(entry, name, core)
+  if entry.task == core.current() then
+    error("module '" .. name .. "' requires itself", 3)
+  end
+  local waiter = core.waiter("the loading of module " .. name)
+  table.insert(entry.waiters, waiter)
+  waiter:wait()
+end
+
+function require(name)
+  if type(name) ~= "string" then
+    error("bad argument #1 to 'require' (string expected, got " .. type(name) .. ")", 2)
+  end
+  local core = package.loaded["sbx.core.task"]
+  while not package.loaded[name] do
+    local entry = loading[name]
+    if entry then
+      await_load(entry, name, core)
+    else
+      local loader, extra = search(name)
+      entry = { task = core.current(), waiters = {} }
+      loading[name] = entry
+      local ok, problem = pcall(load_module, name, loader, extra)
+      loading[name] = nil
+      for _, waiter in ipairs(entry.waiters) do
+        waiter:wake()
+      end
+      if not ok then error(problem, 0) end
+      return package.loaded[name], extra
+    end
+  end
+  return package.loaded[name]
+end
+
+-- After the preloaded modules, ahead of any file: the library is this binary's.
+table.insert(package.searchers, 2, function(name)
+  local loader, chunk = find(name)
+  if not loader then return "\n\tno module '" .. name .. "' in the sbxlua library" end
+  return loader, chunk
+end)
+
+require("sbx.errors")
+return function(argv)
+  return require("sbx.main")(argv)
+end

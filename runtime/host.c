@@ -1,0 +1,220 @@
+// Makes the Lua state, runs the main task, ends both in order.
+
+#define _GNU_SOURCE
+#include "host.h"
+
+#include <lauxlib.h>
+#include <lualib.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "core_modules.h"
+#include "embedded.h"
+#include "luax.h"
+#include "task.h"
+#include "transfer.h"
+
+// Descriptors that our own parent left open are no business of our children.
+static void seal_descriptors(void) {
+  (void)close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
+}
+
+// Thousands of connections need more than the usual soft limit of 1024.
+static void raise_descriptor_limit(void) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  (void)setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// ---- finding the library
+
+// Pushes the text of a library module read from the folder `root`; false when
+// there is none.
+static bool push_file(lua_State *L, const char *root, const char *name) {
+  luaL_gsub(L, name, ".", "/");
+  const char *path = lua_tostring(L, -1);
+  static const char *const patterns[] = {"%s/%s.lua", "%s/%s/init.lua"};
+  for (int i = 0; i < 2; i++) {
+    const char *file = lua_pushfstring(L, patterns[i], root, path);
+    FILE *stream = fopen(file, "rb");
+    lua_pop(L, 1);
+    if (!stream) continue;
+    luaL_Buffer buffer;
+    luaL_buffinit(L, &buffer);
+    size_t count;
+    do {
+      count = fread(luaL_prepbuffer(&buffer), 1, LUAL_BUFFERSIZE, stream);
+      luaL_addsize(&buffer, count);
+    } while (count > 0);
+    (void)fclose(stream);
+    luaL_pushresult(&buffer);
+    lua_remove(L, -2);
+    return true;
+  }
+  lua_pop(L, 1);
+  return false;
+}
+
+static bool push_embedded(lua_State *L, const char *name) {
+  for (const EmbeddedFile *file = embedded_lua; file->name; file++) {
+    if (strcmp(file->name, name) != 0) continue;
+    lua_pushlstring(L, (const char *)file->bytes, file->size);
+    return true;
+  }
+  return false;
+}
+
+// find(name) -> loader, chunk name; or nil. The library's chunks are called
+// "@sbx/...", wherever they come from, so that reports can tell them apart.
+static int f_find(lua_State *L) {
+  const char *name = luaL_checkstring(L, 1);
+  const char *root = getenv("SBXLUA_LUA");
+  bool found = root && root[0] && push_file(L, root, name);
+  if (!found && !push_embedded(L, name)) return 0;
+  size_t size;
+  const char *text = lua_tolstring(L, -1, &size);
+  luaL_gsub(L, name, ".", "/");
+  const char *chunk = lua_pushfstring(L, "@%s.lua", lua_tostring(L, -1));
+  if (luaL_loadbufferx(L, text, size, chunk, "t") != LUA_OK) return lua_error(L);
+  lua_pushstring(L, chunk);
+  return 2;
+}
+
+// ---- the state
+
+static void on_warning(void *unused, const char *text, int more) {
+  (void)unused;
+  (void)fputs(text, stderr);
+  if (!more) (void)fputc('\n', stderr);
+}
+
+// Runs protected. Argument: the Host. Leaves the main task's function, the
+// arguments' table.
+static int prepare(lua_State *L) {
+  Host *host = lua_touserdata(L, 1);
+  luaL_openlibs(L);
+  lua_setwarnf(L, on_warning, NULL);
+  lua_gc(L, LUA_GCGEN, 0, 0);
+  coroutine_install(L);
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+  luaL_setfuncs(L, core_modules, 0);
+  lua_pop(L, 1);
+  for (const luaL_Reg *module = core_modules; module->name; module++) {
+    // These define types that others rely on.
+    if (strcmp(module->name, "sbx.core.errors") != 0 &&
+        strcmp(module->name, "sbx.core.task") != 0)
+      continue;
+    luaL_requiref(L, module->name, module->func, 0);
+    lua_pop(L, 1);
+  }
+
+  lua_pushcfunction(L, f_find);
+  lua_pushliteral(L, "sbx.loader");
+  lua_call(L, 1, 1);
+  if (lua_isnil(L, -1)) return luaL_error(L, "the library is missing: check SBXLUA_LUA");
+  lua_pushcfunction(L, f_find);
+  lua_call(L, 1, 1);  // the loader installs `require` and returns the start
+
+  lua_createtable(L, host->argc, 0);
+  for (int i = 0; i < host->argc; i++) {
+    lua_pushstring(L, host->argv[i]);
+    lua_rawseti(L, -2, i);
+  }
+  return 2;
+}
+
+void host_observe(lua_State *L, const char *event) {
+  lua_rawgeti(L, LUA_REGISTRYINDEX, host_of(L)->observer);  // value, observer
+  lua_insert(L, -2);
+  lua_pushstring(L, event);
+  lua_insert(L, -2);  // observer, event, value
+  if (lua_pcall(L, 2, 1, 0) == LUA_OK) return;
+  lua_pop(L, 1);
+  lua_pushnil(L);
+}
+
+static void on_deadlock(lua_State *L) {
+  lua_pushnil(L);
+  host_observe(L, "deadlock");
+}
+
+// Runs protected. Arguments: the Host, the main function, its argument. Returns
+// the exit status, an error of the main task, or raises.
+static int run(lua_State *L) {
+  Host *host = lua_touserdata(L, 1);
+  Task *task = task_spawn(L, NULL, 1, false, false);
+  if (!task_loop(L, task)) {
+    (void)fputs("sbxlua: deadlock: every task waits for another, and cancelling "
+                "them did not help\n", stderr);
+    lua_pushinteger(L, 1);
+    return 1;
+  }
+  lua_getiuservalue(L, -1, TASK_OUTCOME);
+  if (task->result != RESULT_OK) {
+    const char *text = luaL_tolstring(L, -1, NULL);
+    (void)fprintf(stderr, "sbxlua: %s\n", text);
+    lua_pushinteger(L, 1);
+    return 1;
+  }
+  (void)host;
+  lua_rawgeti(L, -1, 1);
+  return 1;
+}
+
+static int run_state(Host *host, lua_State *L) {
+  int status = 1;
+  lua_pushcfunction(L, prepare);
+  lua_pushlightuserdata(L, host);
+  if (lua_pcall(L, 1, 2, 0) == LUA_OK) {  // function, arguments
+    lua_pushcfunction(L, run);
+    lua_insert(L, 1);
+    lua_pushlightuserdata(L, host);
+    lua_insert(L, 2);
+    if (lua_pcall(L, 3, 1, 0) == LUA_OK) {
+      status = (int)lua_tointeger(L, -1);
+      lua_settop(L, 0);
+      return status;
+    }
+  }
+  (void)fprintf(stderr, "sbxlua: %s\n", luaL_tolstring(L, -1, NULL));
+  lua_settop(L, 0);
+  return status;
+}
+
+int host_run(int argc, char **argv) {
+  seal_descriptors();
+  raise_descriptor_limit();
+  (void)signal(SIGPIPE, SIG_IGN);
+  // Before the pool's first use; more than the default of 4, because file work
+  // of many tasks shares it.
+  (void)setenv("UV_THREADPOOL_SIZE", "16", 0);
+
+  Host *host = calloc(1, sizeof(*host));
+  lua_State *L = luaL_newstate();
+  if (!host || !L || reactor_open(&host->reactor, L) != 0) {
+    (void)fputs("sbxlua: out of memory or descriptors at start\n", stderr);
+    return 1;
+  }
+  host->argc = argc;
+  host->argv = argv;
+  host->observer = LUA_NOREF;
+  host->reactor.on_deadlock = on_deadlock;
+  int status = signals_open(host);
+  if (status == 0) {
+    status = run_state(host, L);
+    // Refuse new waits, let go of connections, then of Lua, then of the loop.
+    host->reactor.closing = true;
+    signals_close(host);
+    transfer_pool_close(&host->reactor);
+    lua_close(L);
+    transfer_pool_free(&host->reactor);
+    reactor_close(&host->reactor);
+  }
+  free(host);
+  return status;
+}

@@ -1,0 +1,114 @@
+// Ctrl-C and friends. The first asks the script to end: its root scope is
+// cancelled and finalizers run. The second SIGINT ends the process at once.
+//
+// A signal handler needs to find its host: the one mutable global.
+
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "host.h"
+#include "luax.h"
+#include "task.h"
+
+static Host *volatile signalled;
+static pthread_t main_thread;
+
+static const int handled[] = {SIGINT, SIGTERM, SIGHUP};
+enum { HANDLED = sizeof(handled) / sizeof(handled[0]) };
+
+// How many VM instructions a cancelled task may run before it is told again.
+enum { PATIENCE = 100000 };
+
+static void on_hook(lua_State *L, lua_Debug *ar) {
+  (void)ar;
+  signals_handle(L);
+  Task *task = task_current(L);
+  const Scope *source = task ? scope_reaching(task) : NULL;
+  if (!source) {
+    lua_sethook(L, NULL, 0, 0);
+    return;
+  }
+  lua_sethook(L, on_hook, LUA_MASKCOUNT, PATIENCE);
+  if (task_in_finalizer(task) && task_grant_cleanup(task)) return;
+  push_cancelled(L, source);
+  lua_error(L);
+}
+
+// Everything here is safe in a signal handler: write, sethook, async_send.
+static void on_signal(int number) {
+  Host *host = signalled;
+  if (!host) return;
+  if (!pthread_equal(pthread_self(), main_thread)) {
+    (void)pthread_kill(main_thread, number);
+    return;
+  }
+  if (number == SIGINT && ++host->interrupts >= 2) {
+    static const char text[] = "\nsbxlua: stopped at once";
+    (void)!write(STDERR_FILENO, text, sizeof(text) - 1);
+    (void)!write(STDERR_FILENO, host->abandoned, strlen(host->abandoned));
+    (void)!write(STDERR_FILENO, "\n", 1);
+    (void)signal(number, SIG_DFL);
+    sigset_t set;
+    (void)sigemptyset(&set);
+    (void)sigaddset(&set, number);
+    (void)sigprocmask(SIG_UNBLOCK, &set, NULL);
+    (void)raise(number);
+    return;
+  }
+  host->pending = number;
+  if (host->first_signal == 0) host->first_signal = number;
+  (void)uv_async_send(&host->wakeup);
+  lua_State *running = host->reactor.running;
+  if (running)
+    lua_sethook(running, on_hook,
+                LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
+}
+
+void signals_handle(lua_State *L) {
+  Host *host = host_of(L);
+  int number = host->pending;
+  if (number == 0) return;
+  host->pending = 0;
+  const char *name = number == SIGINT ? "SIGINT" : number == SIGTERM ? "SIGTERM" : "SIGHUP";
+  lua_pushstring(L, name);
+  host_observe(L, "signal");
+  lua_pop(L, 1);
+  Scope *root = host->reactor.root;
+  if (!root) return;
+  lua_pushfstring(L, "interrupted by %s", name);
+  scope_cancel(L, root);
+}
+
+static void on_wakeup(uv_async_t *wakeup) {
+  // Being woken is all; the run queue looks for the signal.
+  (void)wakeup;
+}
+
+int signals_open(Host *host) {
+  int status = uv_async_init(&host->reactor.loop, &host->wakeup, on_wakeup);
+  if (status != 0) return status;
+  uv_unref((uv_handle_t *)&host->wakeup);
+  main_thread = pthread_self();
+  signalled = host;
+  host->reactor.on_turn = signals_handle;
+  struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+  (void)sigemptyset(&action.sa_mask);
+  for (int i = 0; i < HANDLED; i++) {
+    struct sigaction before;
+    (void)sigaction(handled[i], NULL, &before);
+    // nohup and background shells ignore some of them: so do we then.
+    if (before.sa_handler == SIG_IGN) continue;
+    (void)sigaction(handled[i], &action, NULL);
+  }
+  return 0;
+}
+
+void signals_close(Host *host) {
+  for (int i = 0; i < HANDLED; i++) (void)signal(handled[i], SIG_DFL);
+  signalled = NULL;
+  host->reactor.on_turn = NULL;
+  uv_close((uv_handle_t *)&host->wakeup, NULL);
+}

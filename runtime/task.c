@@ -1,0 +1,395 @@
+// The run queue: how a task begins, is resumed, and ends.
+
+#include "task.h"
+
+#include <assert.h>
+#include <lauxlib.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "luax.h"
+
+// A loop turn runs at most this much before the loop is polled again.
+enum { TURN_TASKS = 256 };
+static const uint64_t TURN_NANOSECONDS = 5000000;
+
+Task *task_current(lua_State *L) {
+  return reactor_of(L)->current;
+}
+
+void task_ready(Task *task) {
+  Reactor *reactor = task->reactor;
+  task->next = NULL;
+  if (reactor->ready_last)
+    reactor->ready_last->next = task;
+  else
+    reactor->ready_first = task;
+  reactor->ready_last = task;
+}
+
+// ---- finalizers
+
+// Whether the function at this level was called as a `__close` metamethod: it
+// is the one that its first argument's metatable names. The VM's own answer
+// ("metamethod close") is missing while an error unwinds.
+static bool is_close_call(lua_State *L, lua_Debug *ar) {
+  bool found = false;
+  lua_getinfo(L, "f", ar);  // function
+  if (lua_getlocal(L, ar, 1)) {
+    if (luaL_getmetafield(L, -1, "__close") != LUA_TNIL) {
+      found = lua_rawequal(L, -1, -3);
+      lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+  return found;
+}
+
+bool task_in_finalizer(const Task *task) {
+  for (lua_State *co = task->co; co; co = coroutine_inner(co)) {
+    if (!lua_checkstack(co, 6)) return false;
+    lua_Debug ar;
+    for (int level = 0; lua_getstack(co, level, &ar); level++)
+      if (is_close_call(co, &ar)) return true;
+  }
+  return false;
+}
+
+static void on_overdue(Timer *timer) {
+  Task *task = (Task *)((char *)timer - offsetof(Task, cleanup));
+  task->next_overdue = task->reactor->overdue;
+  task->reactor->overdue = task;
+}
+
+bool task_grant_cleanup(Task *task) {
+  if (task->cleanup_spent) return false;
+  Reactor *reactor = task->reactor;
+  if (!timer_armed(&task->cleanup))
+    (void)timer_start(&reactor->timers, &task->cleanup, reactor->cleanup_seconds);
+  return true;
+}
+
+static void forget_overdue(Task *task) {
+  for (Task **at = &task->reactor->overdue; *at; at = &(*at)->next_overdue) {
+    if (*at != task) continue;
+    *at = task->next_overdue;
+    return;
+  }
+}
+
+// ---- the end of a task
+
+// Pushes the Task's userdata.
+static void push_task(lua_State *L, Task *task) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, task);
+}
+
+void task_drop_joiner(Task *task, Wait *wait) {
+  for (Wait **at = &task->joiners; *at; at = &(*at)->next_joiner) {
+    if (*at != wait) continue;
+    *at = wait->next_joiner;
+    return;
+  }
+}
+
+// Whether the error on top of the stack is this task's own cancellation.
+static bool is_own_cancel(lua_State *L, const Task *task) {
+  if (!lua_istable(L, -1)) return false;
+  lua_pushliteral(L, "scope_id");
+  lua_rawget(L, -2);
+  uint64_t id = (uint64_t)lua_tointeger(L, -1);
+  lua_pop(L, 1);
+  if (id == 0) return false;
+  for (const Scope *scope = &task->own; scope; scope = scope->parent)
+    if (scope->id == id && scope->cancelled) return true;
+  return false;
+}
+
+static void set_result(lua_State *L, Task *task, int status) {
+  // The outcome is on the stack from index 1 on, or the error on top.
+  int count = status == LUA_OK ? lua_gettop(L) : 1;
+  if (status == LUA_OK && task->own.failures == 0) {
+    task->result = RESULT_OK;
+    lua_createtable(L, count, 1);
+    lua_insert(L, 1);
+    for (int i = count; i >= 1; i--) lua_rawseti(L, 1, i);
+    lua_pushinteger(L, count);
+    lua_setfield(L, 1, "n");
+  } else {
+    if (task->own.failures > 0 && (status == LUA_OK || is_own_cancel(L, task))) {
+      // Its children's failure is why it ended.
+      lua_rawgeti(L, LUA_REGISTRYINDEX, task->own.errors);
+      lua_rawgeti(L, -1, 1);
+      lua_remove(L, -2);
+    }
+    task->result = is_own_cancel(L, task) ? RESULT_CANCELLED : RESULT_ERROR;
+  }
+  push_task(L, task);
+  lua_insert(L, -2);
+  lua_setiuservalue(L, -2, TASK_OUTCOME);
+  lua_settop(L, 0);
+}
+
+static void end_task(lua_State *L, Task *task) {
+  Scope *parent = task->own.parent;
+  if (parent) {
+    if (task->result == RESULT_ERROR && !task->protect) {
+      push_task(L, task);
+      lua_getiuservalue(L, -1, TASK_OUTCOME);
+      scope_fail(L, parent, task);
+      lua_pop(L, 1);
+    }
+    scope_unlink(L, &task->own);
+    scope_child_ended(parent, task);
+  } else {
+    scope_unlink(L, &task->own);
+  }
+  timer_stop(&task->reactor->timers, &task->cleanup);
+  forget_overdue(task);
+  while (task->joiners) {
+    Wait *wait = task->joiners;
+    (void)wait_settle(wait, 0);  // its close unlinks it
+  }
+}
+
+typedef struct ChildrenWait {
+  Wait wait;
+  Scope *scope;
+} ChildrenWait;
+
+static void close_children(Wait *wait) {
+  ((ChildrenWait *)wait)->scope->joiner = NULL;
+  wait_done(wait);
+}
+
+static void cancel_daemons(lua_State *L, Scope *scope) {
+  // A cancelled daemon may end only later, so the list holds still.
+  for (Scope *child = scope->first_child; child; child = child->next) {
+    if (!child->owner->daemon || child != &child->owner->own) continue;
+    lua_pushliteral(L, "its scope ended");
+    scope_cancel(L, child);
+  }
+}
+
+int task_await_children(lua_State *L, Scope *scope, lua_KFunction then) {
+  if (scope->children == scope->daemons) cancel_daemons(L, scope);
+  if (scope->children == 0) return then(L, LUA_OK, 0);
+  ChildrenWait *op =
+      wait_new_shielded(L, sizeof(*op), close_children, "the end of its tasks");
+  op->scope = scope;
+  scope->joiner = &op->wait;
+  return wait_yield(L, &op->wait, then);
+}
+
+// Stack: what the body left. Runs until no child is left, then ends the task.
+static int finish_children(lua_State *L, int status, lua_KContext context) {
+  Task *task = task_current(L);
+  if (context) lua_remove(L, -1);  // the ChildrenWait
+  // Scopes that the body opened and never left: their `<close>` variable went
+  // with a generator that was dropped.
+  while (task->scope != &task->own) {
+    Scope *scope = task->scope;
+    lua_pushliteral(L, "the task that opened it ended");
+    scope_cancel(L, scope);
+    if (scope->children > 0)
+      return task_await_children(L, scope, finish_children);
+    scope_leave(L, scope);
+  }
+  if (task->own.children > 0)
+    return task_await_children(L, &task->own, finish_children);
+  // The status of the body was left below everything by end_body.
+  int body_status = (int)lua_tointeger(L, 1);
+  lua_remove(L, 1);
+  set_result(L, task, body_status);
+  end_task(L, task);
+  return 0;
+}
+
+static int end_body(lua_State *L, int status, lua_KContext context) {
+  Task *task = task_current(L);
+  if (status == LUA_YIELD) status = LUA_OK;
+  luaL_checkstack(L, 8, "too many results");
+  // The message handler at 1 makes room for the status.
+  lua_pushinteger(L, status);
+  lua_replace(L, 1);
+  if (status != LUA_OK && task->own.children > 0) {
+    lua_pushliteral(L, "the task that spawned it failed");
+    scope_cancel(L, &task->own);
+  }
+  return finish_children(L, LUA_OK, 0);
+}
+
+// Keeps the traceback of an error that nothing in the task caught. The value
+// itself stays as it is: finalizers and joiners see what was raised.
+static int on_error(lua_State *L) {
+  if (lua_istable(L, 1)) {
+    lua_pushliteral(L, "kind");
+    lua_rawget(L, 1);
+    const char *kind = lua_tostring(L, -1);
+    bool cancelled = kind && strcmp(kind, "cancelled") == 0;
+    lua_settop(L, 1);
+    if (cancelled) return 1;
+  }
+  push_task(L, task_current(L));
+  luaL_traceback(L, L, NULL, 1);
+  lua_setiuservalue(L, -2, TASK_TRACE);
+  lua_settop(L, 1);
+  return 1;
+}
+
+// The first function of every task: errors unwind inside the protected call, so
+// that `__close` may wait. None is ever left to lua_resume.
+static int run_body(lua_State *L) {
+  luaL_checkstack(L, 8, "too many arguments");
+  lua_pushcfunction(L, on_error);
+  lua_insert(L, 1);
+  int status = lua_pcallk(L, lua_gettop(L) - 2, LUA_MULTRET, 1, 0, end_body);
+  return end_body(L, status, 0);
+}
+
+// ---- the beginning
+
+static void note_site(lua_State *L, Task *task) {
+  lua_Debug ar;
+  for (int level = 0; lua_getstack(L, level, &ar); level++) {
+    lua_getinfo(L, "Sl", &ar);
+    if (ar.currentline <= 0 || strncmp(ar.source, "@sbx/", 5) == 0) continue;
+    (void)snprintf(task->site, sizeof(task->site), "%.40s:%d", ar.short_src,
+                   ar.currentline);
+    return;
+  }
+}
+
+Task *task_spawn(lua_State *L, Scope *parent, int arguments, bool protect,
+                 bool daemon) {
+  Reactor *reactor = reactor_of(L);
+  int function = lua_gettop(L) - arguments;
+  Task *task = lua_newuserdatauv(L, sizeof(*task), TASK_USER_VALUES);
+  memset(task, 0, sizeof(*task));
+  luaL_setmetatable(L, TASK_TYPE);
+  lua_State *co = lua_newthread(L);
+  lua_setiuservalue(L, -2, TASK_OUTCOME);  // anchors the thread meanwhile
+  if (!lua_checkstack(co, arguments + 4)) luaL_error(L, "too many arguments");
+
+  task->reactor = reactor;
+  task->co = co;
+  task->scope = &task->own;
+  task->cleanup.on_fire = on_overdue;
+  task->born = reactor_now();
+  task->arguments = arguments + 1;
+  task->protect = protect;
+  task->daemon = daemon;
+  note_site(L, task);
+  lua_pushvalue(L, -1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, task);
+
+  // From here on nothing raises. Stack: function, arguments, task.
+  lua_insert(L, function);
+  lua_pushcfunction(co, run_body);
+  lua_xmove(L, co, arguments + 1);
+  scope_link(reactor, &task->own, parent, task);
+  if (parent) {
+    parent->children++;
+    if (daemon) parent->daemons++;
+  }
+  task->live_next = reactor->live_first;
+  if (task->live_next) task->live_next->live_previous = task;
+  reactor->live_first = task;
+  reactor->live_tasks++;
+  task_ready(task);
+  return task;
+}
+
+static void unlink_live(Reactor *reactor, Task *task) {
+  if (task->live_previous)
+    task->live_previous->live_next = task->live_next;
+  else
+    reactor->live_first = task->live_next;
+  if (task->live_next) task->live_next->live_previous = task->live_previous;
+  reactor->live_tasks--;
+}
+
+static void resume_task(lua_State *L, Reactor *reactor, Task *task) {
+  int results = 0;
+  reactor->current = task;
+  reactor->nested = 0;
+  task->state = TASK_RUNNING;
+  task->wait = NULL;
+  int arguments = task->arguments;
+  task->arguments = 0;
+  int status = resume_tracked(task->co, L, arguments, &results);
+  reactor->current = NULL;
+  if (status == LUA_YIELD) {
+    assert(task->wait);
+    task->state = TASK_WAITING;
+    lua_pop(task->co, results);
+    return;
+  }
+  // run_body catches everything but an error in its own bookkeeping, which can
+  // only be memory: the task still counts as ended.
+  task->state = TASK_ENDED;
+  if (status != LUA_OK && task->result == RESULT_NONE) {
+    lua_xmove(task->co, L, 1);
+    push_task(L, task);
+    lua_insert(L, -2);
+    lua_setiuservalue(L, -2, TASK_OUTCOME);
+    lua_pop(L, 1);
+    task->result = RESULT_ERROR;
+    end_task(L, task);
+  }
+  task->co = NULL;
+  unlink_live(reactor, task);
+  lua_pushnil(L);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, task);
+}
+
+// ---- the loop
+
+static void run_turn(lua_State *L, Reactor *reactor) {
+  uint64_t end = uv_hrtime() + TURN_NANOSECONDS;
+  for (int i = 0; i < TURN_TASKS && reactor->ready_first; i++) {
+    Task *task = reactor->ready_first;
+    reactor->ready_first = task->next;
+    if (!reactor->ready_first) reactor->ready_last = NULL;
+    resume_task(L, reactor, task);
+    if (uv_hrtime() > end) break;
+  }
+}
+
+bool task_loop(lua_State *L, Task *task) {
+  Reactor *reactor = reactor_of(L);
+  while (task->state != TASK_ENDED) {
+    if (reactor->on_turn) reactor->on_turn(L);
+    scope_handle_expired(L);
+    run_turn(L, reactor);
+    if (task->state == TASK_ENDED) break;
+    if (reactor->ready_first || reactor->expired || reactor->overdue) {
+      (void)uv_run(&reactor->loop, UV_RUN_NOWAIT);
+      continue;
+    }
+    if (!uv_loop_alive(&reactor->loop)) {
+      Scope *root = reactor->root;
+      if (!root || root->cancelled) return false;
+      if (reactor->on_deadlock)
+        reactor->on_deadlock(L);
+      else
+        lua_pushliteral(L, "deadlock");
+      scope_cancel(L, root);
+      continue;
+    }
+    (void)uv_run(&reactor->loop, UV_RUN_ONCE);
+  }
+  return true;
+}
+
+void task_push_trace(lua_State *L, const Task *task) {
+  luaL_Buffer buffer;
+  luaL_buffinit(L, &buffer);
+  for (lua_State *co = task->co; co; co = coroutine_inner(co)) {
+    luaL_traceback(L, co, NULL, 0);
+    luaL_addvalue(&buffer);
+    luaL_addchar(&buffer, '\n');
+  }
+  luaL_pushresult(&buffer);
+}
