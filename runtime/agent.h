@@ -1,0 +1,143 @@
+// The agent's parts and what they share. It is one thread around one poll():
+// nothing in it may wait anywhere else.
+
+#ifndef SBX_AGENT_H
+#define SBX_AGENT_H
+
+#include <poll.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/resource.h>
+#include <sys/types.h>
+
+#include "agent_frame.h"
+#include "agent_protocol.h"
+
+typedef struct Agent Agent;
+typedef struct Channel Channel;
+
+// What a kind of request does in a turn of the loop. All but `prepare` and
+// `destroy` may set `over`, after they sent the frame that ends the request.
+typedef struct ChannelKind {
+  void (*prepare)(Agent *agent, Channel *channel);  // poll_add, wake_by
+  void (*run)(Agent *agent, Channel *channel);      // after the poll
+  void (*on_data)(Agent *agent, Channel *channel, const Frame *frame);
+  void (*on_eof)(Agent *agent, Channel *channel);
+  void (*on_kill)(Agent *agent, Channel *channel);
+  void (*destroy)(Agent *agent, Channel *channel);  // frees it
+} ChannelKind;
+
+// One request of the server; first member of what a kind needs besides.
+struct Channel {
+  const ChannelKind *kind;
+  Channel *next;
+  uint32_t id;
+  uint32_t credit;  // bulk bytes that the server is ready to take
+  bool over;        // ended; destroyed at the end of the turn
+};
+
+// What a command may use, as the options of the agent's command line say.
+typedef struct Limits {
+  rlim_t processes;  // in the whole sandbox; RLIM_INFINITY = no limit of ours
+  rlim_t files;      // descriptors of one process
+  rlim_t file_size;  // bytes of one file
+} Limits;
+
+// Bytes on their way to the server.
+typedef struct OutQueue {
+  uint8_t *bytes;
+  size_t start, end, capacity;
+} OutQueue;
+
+struct Agent {
+  int control;   // the socket to the server
+  int children;  // signalfd for SIGCHLD
+  FrameReader reader;
+  OutQueue out;
+  Channel *channels;
+  size_t channel_count, exec_count;
+  Limits limits;
+  struct pollfd *polls;  // rebuilt each turn
+  size_t poll_count, poll_capacity;
+  int64_t now;      // ms on the monotonic clock, taken after each poll
+  int64_t wake_at;  // ms; when the next poll must end at the latest
+  struct OrphanPipe *orphans;  // see agent_orphan.c
+  size_t orphan_count;
+  bool ending;
+};
+
+// agent.c
+// Adds a descriptor to this turn's poll. Returns its place for poll_events.
+int poll_add(Agent *agent, int fd, short events);
+short poll_events(const Agent *agent, int place);  // 0 for place -1
+void wake_by(Agent *agent, int64_t at);
+// A channel of `size` bytes, zeroed, in the list; NULL without memory.
+void *channel_new(Agent *agent, const ChannelKind *kind, uint32_t id,
+                  size_t size);
+
+// agent_out.c
+// Room for `size` payload bytes of a frame; NULL without memory. Nothing is
+// sent until out_commit says how many of them there are.
+uint8_t *out_reserve(Agent *agent, size_t size);
+void out_commit(Agent *agent, enum FrameType type, uint32_t id, size_t size);
+void out_frame(Agent *agent, enum FrameType type, uint32_t id,
+               const void *payload, size_t size);
+// Ends a request: with a byte count, or with an errno and what was tried.
+void out_done(Agent *agent, Channel *channel, uint64_t bytes);
+void out_fail(Agent *agent, uint32_t id, int error, const char *what,
+              const char *name);
+void out_credit(Agent *agent, uint32_t id, size_t bytes);
+// Bytes that `channel` may send now, at most CHUNK: what its credit allows, or
+// 0 while too much is queued already.
+size_t out_room(const Agent *agent, const Channel *channel);
+size_t out_pending(const Agent *agent);
+// Writes what the socket takes. False once the server is gone.
+bool out_flush(Agent *agent);
+
+// agent_exec.c, agent_file.c, agent_dial.c: start what a frame asks for
+void exec_start(Agent *agent, const Frame *frame);
+void put_start(Agent *agent, const Frame *frame);
+void get_start(Agent *agent, const Frame *frame);
+void stat_answer(Agent *agent, const Frame *frame);
+void dial_start(Agent *agent, const Frame *frame);
+void exec_reaped(Agent *agent, pid_t pid);  // a child has been waited for
+
+// agent_orphan.c: output pipes that outlive their command
+void orphan_adopt(Agent *agent, int fd);  // takes the descriptor over
+void orphan_prepare(Agent *agent);
+void orphan_run(Agent *agent);
+
+// agent_shim.c
+enum ShimReport { SHIM_EXITED, SHIM_KILLED, SHIM_FAILED };
+
+typedef struct ShimStatus {
+  int32_t report;  // ShimReport
+  int32_t value;   // exit status, or errno
+  int32_t stage;   // of SHIM_FAILED: ShimStage
+} ShimStatus;
+
+enum ShimStage { STAGE_FORK, STAGE_CHDIR, STAGE_EXEC };
+
+typedef struct ShimPlan {
+  int out, err;         // what the command writes to
+  int status;           // a pipe for one ShimStatus
+  const char *cwd;      // "" = stay
+  const char *command;  // for /bin/sh -c
+  char **environment;
+  const Limits *limits;
+} ShimPlan;
+
+_Noreturn void shim_main(const ShimPlan *plan);
+
+// agent_tree.c
+// Ends every descendant of this process, also those that fork meanwhile or
+// left their session, and reaps them.
+void tree_kill(void);
+
+// agent_seccomp.c
+// Takes kernel interfaces away from this process and all its children, for
+// good. Returns 0 or an errno.
+int seccomp_install(void);
+
+#endif
