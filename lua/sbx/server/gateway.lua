@@ -1,0 +1,293 @@
+-- The gateway: commands and files, one sandbox per token. Everything goes
+-- through the agent inside the sandbox; no path here is ever one of the host's.
+
+local errors = require("sbx.errors")
+local json = require("sbx.json")
+local reply = require("sbx.server.reply")
+local sandbox = require("sbx.server.sandbox")
+local text = require("sbx.server.text")
+local time = require("sbx.core.time")
+local validate = require("sbx.server.validate")
+
+local gateway = {}
+
+local MAX_UPLOAD = 200 * 1024 * 1024
+local MAX_READ = 10 * 1024 * 1024
+local MAX_OUTPUT = 10 * 1024 * 1024
+local MULTIPART_SLACK = 65536
+local MAX_COMMAND_SECONDS = 86400
+local DEFAULT_COMMAND_SECONDS = 300
+
+local function refuse_not_running(record)
+  if record.deleted or record.status == "TERMINATED" then
+    reply.refuse_gateway(502, "sandbox_not_found", "Sandbox is gone", { sandboxId = record.id })
+  end
+  reply.refuse_gateway(409, "sandbox_not_running", "Status is " .. record.status)
+end
+
+-- The sandbox that the token and the URL agree on, whatever its status.
+local function authorized(server, request, params)
+  local id, problem = server.tokens:sandbox_of(reply.bearer(request))
+  if not id or params.ns ~= "local" or sandbox.id_of_job(params.job) ~= id then
+    reply.refuse_gateway(401, "unauthorized", problem or "Token is for another sandbox")
+  end
+  local record = server.fleet.store:get(id)
+  if not record then
+    reply.refuse_gateway(502, "sandbox_not_found", "Sandbox is gone", { sandboxId = id })
+  end
+  return record
+end
+
+-- Calls `fn(agent)` while the sandbox counts as used. When the agent goes away
+-- under the call, the answer is about the sandbox, not about the agent.
+local function with_agent(record, fn)
+  if record.status ~= "RUNNING" or not record.box then refuse_not_running(record) end
+  record.calls = record.calls + 1
+  local _ <close> = setmetatable({}, {
+    __close = function()
+      record.calls = record.calls - 1
+      record.last_used = time.now()
+    end,
+  })
+  local agent = record.box.agent
+  local ok, result = pcall(fn, agent)
+  if ok then return result end
+  if record.status ~= "RUNNING" then refuse_not_running(record) end
+  error(result, 0)
+end
+
+local MISSING = { ENOENT = true, ENOTDIR = true }
+
+-- Answers for what the agent says about a path. Anything else is passed on.
+local function refuse_path(failure, path)
+  if not errors.is_error(failure) or failure.kind == "refused" then error(failure, 0) end
+  if MISSING[failure.code] then reply.refuse_gateway(404, "file_not_found", path) end
+  if failure.code == "EISDIR" then
+    reply.refuse_gateway(422, "not_a_file", path .. " is a directory")
+  elseif failure.code == "EACCES" or failure.code == "EPERM" or failure.code == "EROFS" then
+    reply.refuse_gateway(403, "permission_denied", tostring(failure))
+  elseif failure.code == "ENOSPC" or failure.code == "EDQUOT" then
+    reply.refuse_gateway(507, "no_space", tostring(failure))
+  elseif failure.code then
+    reply.refuse_gateway(422, "bad_path", tostring(failure))
+  end
+  error(failure, 0)
+end
+
+local function on_path(path, fn, ...)
+  local ok, first, second = pcall(fn, ...)
+  if ok then return first, second end
+  refuse_path(first, path)
+end
+
+-- The path a caller means; relative ones start at the mount path. Returns it
+-- absolute, and as it was given.
+local function wanted_path(request)
+  local given = reply.query(request, "path")
+  if not given or given == "" then
+    reply.refuse_gateway(422, "bad_path", "the query needs a path")
+  elseif #given > 4096 or given:find("\0", 1, true) then
+    reply.refuse_gateway(422, "bad_path", "path is too long or holds a NUL byte")
+  end
+  if given:sub(1, 1) == "/" then return given, given end
+  return sandbox.MOUNT_PATH .. "/" .. given, given
+end
+
+local function optional_string(body, name)
+  local value = body[name]
+  if value == nil or value == json.null or value == "" then return nil end
+  if type(value) ~= "string" or value:find("\0", 1, true) then
+    reply.refuse_gateway(422, "bad_request", name .. ": expected a string without NUL")
+  end
+  return value
+end
+
+local function command_seconds(body)
+  local seconds = body.timeout
+  if seconds == nil or seconds == json.null then return DEFAULT_COMMAND_SECONDS end
+  if type(seconds) ~= "number" or seconds ~= seconds or seconds <= 0 then
+    reply.refuse_gateway(422, "bad_request", "timeout: expected seconds above 0")
+  end
+  return math.min(seconds, MAX_COMMAND_SECONDS)
+end
+
+-- The agent's options for the command that a request asks for.
+local function wanted_command(record, body)
+  local command = optional_string(body, "command")
+  if not command then reply.refuse_gateway(422, "bad_request", "command: required") end
+  local variables = body.env ~= json.null and body.env or {}
+  local checked, problem = validate.environment(variables)
+  if not checked then reply.refuse_gateway(422, "bad_request", "env: " .. problem) end
+
+  local directory = optional_string(body, "working_dir") or sandbox.MOUNT_PATH
+  if directory:sub(1, 1) ~= "/" then directory = sandbox.MOUNT_PATH .. "/" .. directory end
+  return {
+    command = command,
+    cwd = directory,
+    env = record:environment(checked),
+    user = optional_string(body, "user"),
+    timeout = command_seconds(body),
+    max_output = MAX_OUTPUT,
+  }
+end
+
+-- A command that could not even start: its directory, its user or its size.
+local function run(agent, options)
+  local ok, result = pcall(agent.exec, agent, options)
+  if ok then return result end
+  if errors.is_error(result) and result.code and not agent.closed then
+    reply.refuse_gateway(422, "cannot_start", tostring(result))
+  end
+  error(result, 0)
+end
+
+function gateway.exec(server, request, params)
+  local record = authorized(server, request, params)
+  local options = wanted_command(record, reply.json_body(request))
+  local result = with_agent(record, function(agent)
+    return run(agent, options)
+  end)
+  if result.timed_out then
+    reply.refuse_gateway(408, "command_timeout", ("Exceeded %g s"):format(options.timeout))
+  end
+  return 200, {
+    stdout = text.valid_utf8(result.stdout),
+    stderr = text.valid_utf8(result.stderr),
+    exit_code = result.exit_code,
+    stdout_truncated = result.stdout_truncated or false,
+    stderr_truncated = result.stderr_truncated or false,
+  }
+end
+
+local function refuse_large(limit)
+  reply.refuse_gateway(413, "file_too_large", ("larger than %d bytes"):format(limit))
+end
+
+-- A source of the bytes of the part "file", which comes alone or first.
+local function file_source(request)
+  request:form()
+  local bytes, part, filename = request:read()
+  if bytes == nil or (part ~= "file" and not filename) then
+    reply.refuse_gateway(422, "bad_request", "expected one multipart part named file")
+  end
+  local size, name = 0, part
+  return function()
+    local chunk = bytes
+    if chunk == nil then return nil end
+    bytes, part = request:read()
+    if bytes ~= nil and part ~= name then bytes = nil end
+    size = size + #chunk
+    if size > MAX_UPLOAD then refuse_large(MAX_UPLOAD) end
+    return chunk
+  end
+end
+
+function gateway.upload(server, request, params)
+  local record = authorized(server, request, params)
+  local path, given = wanted_path(request)
+  local announced = tonumber(request.headers["content-length"] or "0") or 0
+  if announced > MAX_UPLOAD + MULTIPART_SLACK then refuse_large(MAX_UPLOAD) end
+  local size = with_agent(record, function(agent)
+    local source = file_source(request)
+    return (on_path(given, agent.put, agent, path, source, { mode = 420 }))
+  end)
+  return 200, {
+    success = true, path = given, size = size, timestamp = text.timestamp(time.wall()),
+  }
+end
+
+local function stat_file(agent, path, given)
+  local stat = on_path(given, agent.stat, agent, path)
+  if stat.type ~= "file" then
+    reply.refuse_gateway(422, "not_a_file", given .. " is not a regular file")
+  end
+  return stat
+end
+
+-- Streams the file; the peer's pace is the agent's pace. Files without a size,
+-- as in /proc, go out without a length.
+local function send_file(agent, request, path, given, size)
+  local started = false
+  local function start()
+    started = true
+    request:start(200, { ["Content-Type"] = "application/octet-stream" }, size)
+  end
+  local left = size or math.huge
+  on_path(given, agent.get, agent, path, function(bytes)
+    if not started then start() end
+    -- A file that grows meanwhile is sent as long as it was announced.
+    if #bytes > left then bytes = bytes:sub(1, left) end
+    left = left - #bytes
+    if #bytes > 0 then request:write(bytes) end
+  end, { length = size })
+  if not started then start() end
+  return left == 0 or size == nil
+end
+
+function gateway.download(server, request, params)
+  local record = authorized(server, request, params)
+  local path, given = wanted_path(request)
+  with_agent(record, function(agent)
+    local size = stat_file(agent, path, given).size
+    if size == 0 then size = nil end
+    -- An answer that is short of its length is left unfinished, which the peer
+    -- sees as a broken transfer.
+    if send_file(agent, request, path, given, size) then request:finish() end
+  end)
+end
+
+local function window_integer(request, name)
+  local given = reply.query(request, name)
+  if not given or given == "" then return nil end
+  local number = math.tointeger(tonumber(given))
+  if not number then
+    reply.refuse_gateway(422, "bad_request", name .. ": expected a whole number")
+  end
+  return number
+end
+
+-- Where to start reading, from the start of the file.
+local function window_start(offset, size)
+  if offset < 0 then return math.max(0, size + offset) end
+  return offset
+end
+
+local function read_window(agent, path, given, offset, length)
+  local parts, size = {}, 0
+  local _, total = on_path(given, agent.get, agent, path, function(bytes)
+    parts[#parts + 1] = bytes
+    size = size + #bytes
+    if size > MAX_READ + 1 then refuse_large(MAX_READ) end
+  end, { offset = offset, length = length })
+  return table.concat(parts), total
+end
+
+function gateway.read_file(server, request, params)
+  local record = authorized(server, request, params)
+  local path, given = wanted_path(request)
+  local offset = window_integer(request, "offset") or 0
+  local length = window_integer(request, "length")
+  if length and length < 0 then
+    reply.refuse_gateway(422, "bad_request", "length: must not be negative")
+  end
+
+  local content, total, start
+  with_agent(record, function(agent)
+    local size = stat_file(agent, path, given).size
+    start = window_start(offset, size)
+    -- One byte more than is allowed tells a file of the limit from a larger one.
+    content, total =
+      read_window(agent, path, given, start, math.min(length or MAX_READ + 1, MAX_READ + 1))
+  end)
+  if #content > MAX_READ then refuse_large(MAX_READ) end
+  total = math.max(total or 0, #content > 0 and start + #content or 0)
+  return 200, {
+    content = text.valid_utf8(content),
+    size = #content,
+    total_size = total,
+    offset = start,
+    truncated = #content < total,
+  }
+end
+
+return gateway

@@ -1,0 +1,192 @@
+-- One sandbox as the server knows it: what was asked for, where it stands, and
+-- once it runs, the box of the driver. A record, without any waiting.
+
+local hash = require("sbx.hash")
+local json = require("sbx.json")
+local logs = require("sbx.server.logs")
+local text = require("sbx.server.text")
+local time = require("sbx.core.time")
+
+---@class sbx.server.Sandbox
+---@field id string
+---@field job_id string          names it in gateway URLs
+---@field spec sbx.server.Spec
+---@field status string          see `sandbox.ENDED` and the wire
+---@field created_at number      seconds since 1970, as all `_at`
+---@field updated_at number
+---@field started_at number|nil
+---@field terminated_at number|nil
+---@field deadline number|nil    monotonic seconds; set once RUNNING
+---@field last_used number       monotonic seconds
+---@field calls integer          gateway calls under way
+---@field error_type string|nil
+---@field error_message string|nil
+---@field termination_reason string|nil
+---@field deleted boolean        ended because somebody asked
+---@field logs sbx.server.Logs
+---@field box table|nil          the driver's, while it runs
+---@field facts table            what the driver really gave; stays after the end
+---@field boot sbx.Task|nil  the task that starts it, while it does
+---@field clock sbx.Task|nil the task that ends it when its time is up
+---@field exposures table<string, sbx.server.Exposure>
+local Sandbox = {}
+Sandbox.__index = Sandbox
+
+local sandbox = {}
+
+---Where files go when the caller names no directory, and where commands start.
+sandbox.MOUNT_PATH = "/sandbox-workspace"
+
+local ENDED = { TERMINATED = true, ERROR = true, TIMEOUT = true }
+
+---A new record in state PENDING.
+---@param spec sbx.server.Spec
+---@return sbx.server.Sandbox
+function sandbox.new(spec)
+  local name = hash.random_hex(8)
+  local now = time.wall()
+  return setmetatable({
+    id = "sbx-" .. name,
+    job_id = "job-" .. name,
+    spec = spec,
+    status = "PENDING",
+    created_at = now,
+    updated_at = now,
+    last_used = time.now(),
+    calls = 0,
+    deleted = false,
+    facts = {},
+    logs = logs.new(),
+    exposures = {},
+  }, Sandbox)
+end
+
+---The id of the sandbox that a gateway URL's job id stands for.
+---@param job_id string
+---@return string
+function sandbox.id_of_job(job_id)
+  return (job_id:gsub("^job%-", "sbx-", 1))
+end
+
+---True once it will never run again.
+---@return boolean
+function Sandbox:ended()
+  return ENDED[self.status] == true
+end
+
+---Moves on to another status. A sandbox that has ended stays as it is.
+---@param status string
+---@return boolean moved
+function Sandbox:set_status(status)
+  if self:ended() then return false end
+  local now = time.wall()
+  self.status, self.updated_at = status, now
+  if status == "RUNNING" then self.started_at = now end
+  if ENDED[status] then self.terminated_at = now end
+  return true
+end
+
+---True when it carries every one of `labels`.
+---@param labels string[]
+---@return boolean
+function Sandbox:has_labels(labels)
+  for _, wanted in ipairs(labels) do
+    local found = false
+    for _, label in ipairs(self.spec.labels) do
+      found = found or label == wanted
+    end
+    if not found then return false end
+  end
+  return true
+end
+
+---The variables that its commands see, those of the call on top.
+---@param more? table<string, string>
+---@return table<string, string>
+function Sandbox:environment(more)
+  local merged = {}
+  local spec = self.spec
+  for _, source in ipairs { spec.environment_vars or {}, spec.secrets or {}, more or {} } do
+    for name, value in pairs(source) do
+      merged[name] = value
+    end
+  end
+  return merged
+end
+
+local function or_null(value)
+  if value == nil then return json.null end
+  return value
+end
+
+local function masked(secrets)
+  if not secrets then return json.null end
+  local shown = {}
+  for name in pairs(secrets) do
+    shown[name] = "***"
+  end
+  return json.object(shown)
+end
+
+local function list_or_null(list)
+  return list and json.array(list) or json.null
+end
+
+local function object_or_null(object)
+  return object and json.object(object) or json.null
+end
+
+local function start_command_view(command)
+  if type(command) ~= "table" then return or_null(command) end
+  return { executable = command.executable, args = json.array(command.args) }
+end
+
+---The object that the control plane answers with.
+---@return table
+function Sandbox:view()
+  local spec, facts = self.spec, self.facts
+  return {
+    id = self.id,
+    name = spec.name,
+    dockerImage = spec.docker_image,
+    startCommand = start_command_view(spec.start_command),
+    cpuCores = spec.cpu_cores,
+    memoryGB = spec.memory_gb,
+    diskSizeGB = spec.disk_size_gb,
+    diskMountPath = sandbox.MOUNT_PATH,
+    gpuCount = 0,
+    gpuType = json.null,
+    vm = false,
+    networkAccess = spec.network,
+    networkAllowlist = list_or_null(spec.network_allowlist),
+    networkDenylist = list_or_null(spec.network_denylist),
+    status = self.status,
+    timeoutMinutes = spec.timeout_minutes,
+    idleTimeoutMinutes = or_null(spec.idle_timeout_minutes),
+    terminationReason = or_null(self.termination_reason),
+    environmentVars = object_or_null(spec.environment_vars),
+    secrets = masked(spec.secrets),
+    advancedConfigs = or_null(spec.advanced_configs),
+    labels = json.array(spec.labels),
+    createdAt = text.timestamp(self.created_at),
+    updatedAt = text.timestamp(self.updated_at),
+    startedAt = or_null(text.timestamp(self.started_at)),
+    terminatedAt = or_null(text.timestamp(self.terminated_at)),
+    exitCode = json.null,
+    errorType = or_null(self.error_type),
+    errorMessage = or_null(self.error_message),
+    userId = "u-local",
+    teamId = or_null(spec.team_id),
+    kubernetesJobId = self.job_id,
+    region = or_null(spec.region),
+    registryCredentialsId = or_null(spec.registry_credentials_id),
+    pendingImageBuildId = json.null,
+    -- Beyond the wire: what this server really gives.
+    imageSource = or_null(facts.image_source),
+    imageResolved = or_null(facts.image_resolved),
+    networkEnforced = or_null(facts.network_enforced),
+    limitsEnforced = or_null(facts.limits),
+  }
+end
+
+return sandbox

@@ -1,0 +1,58 @@
+-- Gateway tokens: random, short-lived, good for one sandbox. Only their hashes
+-- are kept, so that neither a dump nor the time of a look-up gives one away.
+
+local hash = require("sbx.hash")
+local text = require("sbx.server.text")
+local time = require("sbx.core.time")
+
+---@class sbx.server.Tokens
+---@field private known table<string, {sandbox_id: string, expires: number}>
+---@field private lifetime number
+---@field private swept number
+local Tokens = {}
+Tokens.__index = Tokens
+
+local tokens = {}
+
+local LIFETIME = 30 * 60
+local SWEEP_PAUSE = 60
+
+---@param lifetime? number  seconds that a token is good for (default 1800)
+---@return sbx.server.Tokens
+function tokens.new(lifetime)
+  return setmetatable({ known = {}, lifetime = lifetime or LIFETIME, swept = 0 }, Tokens)
+end
+
+local function sweep(self, now)
+  if now < self.swept + SWEEP_PAUSE then return end
+  self.swept = now
+  for key, entry in pairs(self.known) do
+    if entry.expires <= now then self.known[key] = nil end
+  end
+end
+
+---Makes a token for one sandbox. Returns it and the time of its end, ISO 8601.
+---@param sandbox_id string
+---@return string token
+---@return string expires_at
+function Tokens:issue(sandbox_id)
+  local now = time.wall()
+  sweep(self, now)
+  local token = "tk_" .. hash.random_hex(32)
+  local expires = now + self.lifetime
+  self.known[hash.sha256(token)] = { sandbox_id = sandbox_id, expires = expires }
+  return token, text.timestamp(expires) --[[@as string]]
+end
+
+---The sandbox that `token` opens, or nil and why it opens none.
+---@param token string|nil
+---@return string|nil sandbox_id
+---@return string|nil problem
+function Tokens:sandbox_of(token)
+  local entry = token and self.known[hash.sha256(token)]
+  if not entry then return nil, "Invalid token" end
+  if entry.expires <= time.wall() then return nil, "Token expired" end
+  return entry.sandbox_id
+end
+
+return tokens
