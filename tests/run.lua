@@ -107,40 +107,35 @@ end
 local function settle(before)
   local http = package.loaded["sbx.core.http"]
   local give_up = task.now() + SETTLE
+  local pause = 0.001
   while true do
     if http and http.close_idle then http.close_idle() end
     collectgarbage()
     collectgarbage()
-    task.sleep(0.001)
+    task.sleep(pause)
+    pause = pause * 2
     local lines = leftovers(before, snapshot())
     if #lines == 0 or task.now() > give_up then return lines end
   end
 end
 
--- For xpcall: plain errors get the traceback that error objects bring along.
-local function with_traceback(err)
-  if errors.is_error(err) then return err end
-  return debug.traceback(tostring(err), 2)
-end
-
+-- The error with the traceback that its task noted, down to this runner.
 local function describe(err)
-  local text = tostring(err)
-  if errors.is_error(err) then
-    if err.traceback then text = text .. "\n" .. tostring(err.traceback) end
-    for _, other in ipairs(err.errors or {}) do
-      text = text .. "\nand: " .. tostring(other)
-    end
+  local lines = { tostring(err) }
+  for _, other in ipairs(errors.is_error(err) and err.errors or {}) do
+    lines[#lines + 1] = "and: " .. tostring(other)
   end
-  return text
+  local noted = task.note_of(err)
+  for line in (noted and noted.traceback or ""):gmatch("[^\n]+") do
+    if line:find("tests/run.lua", 1, true) then break end
+    lines[#lines + 1] = line
+  end
+  return table.concat(lines, "\n")
 end
 
 ---@async
 local function run_test(one)
-  local function body()
-    local ok, err = xpcall(one.fn, with_traceback)
-    if not ok then error(err, 0) end
-  end
-  local ok, err = pcall(task.scope, function() task.timeout(one.timeout, body) end)
+  local ok, err = pcall(task.scope, function() task.timeout(one.timeout, one.fn) end)
   return ok, ok or describe(err)
 end
 
