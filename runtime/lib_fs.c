@@ -322,10 +322,12 @@ static int f_open(lua_State *L) {
   const char *path = check_path(L, 1);
   int mode = luaL_checkoption(L, 2, NULL, modes);
   int perm = check_mode(L, 3);
-  File *file = lua_newuserdatauv(L, sizeof(*file), 0);
+  File *file = lua_newuserdatauv(L, sizeof(*file), 1);
   file->fd = -1;
   file->busy = false;
   luaL_setmetatable(L, FILE_TYPE);
+  lua_pushvalue(L, 1);  // for messages
+  lua_setiuservalue(L, -2, 1);
   FsWait *op = new_op(L, 0, "open");
   op->file = file;
   int status =
@@ -334,12 +336,14 @@ static int f_open(lua_State *L) {
   return suspend(L, op, status, end_open);
 }
 
-// Ends an operation on a file; raises when it failed.
+// Ends an operation on the file at index 1; raises when it failed.
 static void finish_file_op(lua_State *L, FsWait *op) {
   op->file->busy = false;
   if (op->wait.status != 0) {
     uv_fs_req_cleanup(&op->request);
-    raise_error(L, op->wait.status, "%s", op->wait.what);
+    lua_getiuservalue(L, 1, 1);
+    raise_error(L, op->wait.status, "%s %s", op->wait.what,
+                lua_tostring(L, -1));
   }
 }
 

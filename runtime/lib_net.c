@@ -114,7 +114,11 @@ static int end_connect(lua_State *L, int status, lua_KContext context) {
   memcpy(name, op->stream->name, sizeof(name));
   stream_close(op->stream);
   *slot = NULL;
-  return raise_error(L, op->wait.status, "connect %s", name);
+  if (op->wait.status == UV_ECANCELED || op->wait.status == UV_ETIMEDOUT) {
+    return raise_error(L, op->wait.status, "connect %s", name);
+  }
+  return raise_kind(L, "connect", uv_err_name(op->wait.status),
+                    "connect %s: %s", name, uv_strerror(op->wait.status));
 }
 
 static int start_connect(lua_State *L, const Address *address) {

@@ -358,6 +358,19 @@ static int f_spawn(lua_State *L) {
   return raise_error(L, status, "spawn %s", options->file);
 }
 
+// environ() → {NAME = value}: our own environment.
+static int f_environ(lua_State *L) {
+  lua_newtable(L);
+  for (char **entry = environ; entry != NULL && *entry != NULL; entry++) {
+    const char *equals = strchr(*entry, '=');
+    if (equals == NULL) continue;
+    lua_pushlstring(L, *entry, (size_t)(equals - *entry));
+    lua_pushstring(L, equals + 1);
+    lua_rawset(L, -3);
+  }
+  return 1;
+}
+
 // The object
 
 static int end_wait(lua_State *L, int status, lua_KContext context) {
@@ -461,8 +474,9 @@ static const luaL_Reg methods[] = {
 };
 
 static const luaL_Reg functions[] = {
-    {"spawn", f_spawn},
-    {NULL,    NULL   },
+    {"environ", f_environ},
+    {"spawn",   f_spawn  },
+    {NULL,      NULL     },
 };
 
 int luaopen_sbx_core_process(lua_State *L) {

@@ -33,7 +33,13 @@ int stream_new(Stream **out, uv_loop_t *loop, StreamKind kind,
 }
 
 int stream_adopt(Stream **out, uv_loop_t *loop, int fd, const char *name) {
-  int status = stream_new(out, loop, STREAM_PIPE, name);
+  // libuv aborts when it is to watch what epoll cannot, such as a plain file.
+  uv_handle_type type = uv_guess_handle(fd);
+  int status = UV_EINVAL;
+  *out = NULL;
+  if (type == UV_NAMED_PIPE || type == UV_TCP || type == UV_TTY) {
+    status = stream_new(out, loop, STREAM_PIPE, name);
+  }
   if (status == 0) {
     status = uv_pipe_open(&(*out)->uv.pipe, fd);
     if (status == 0) return 0;

@@ -1,0 +1,57 @@
+---@meta sbx.core.process
+
+-- Child processes. A child of a collected object runs on and is still reaped.
+
+---@class sbx.core.process
+local process = {}
+
+---@class sbx.core.process.Fd
+---@field fd integer     its number in the child, 0 to 63
+---@field kind "pipe"|"socket"|"null"|"inherit"|"bytes"  fd 0 reads its pipe, others write theirs
+---@field from? integer  for "inherit": our descriptor (default: the same number)
+---@field data? string   for "bytes": what the child reads, from a sealed file in memory
+
+---@class sbx.core.process.Options
+---@field file string       looked for in the child's PATH when it has no slash
+---@field args string[]     the whole argv
+---@field env? string[]     "NAME=value" (default: ours)
+---@field cwd? string
+---@field uid? integer
+---@field gid? integer
+---@field detached? boolean  in a new session and process group
+---@field stdio? sbx.core.process.Fd[]  fds 0 to 2 not named are /dev/null
+
+---@class sbx.core.process.Process
+---@field pid integer
+---@field running boolean
+---@field fds table<integer, sbx.Stream>  our ends of pipes and sockets
+---@field stdin? sbx.Stream
+---@field stdout? sbx.Stream
+---@field stderr? sbx.Stream
+local Process = {}
+
+---@param options sbx.core.process.Options
+---@return sbx.core.process.Process
+function process.spawn(options) end
+
+---This process's environment.
+---@return table<string, string>
+function process.environ() end
+
+---Any number of tasks may wait, also after the end.
+---@async
+---@return integer code  128 + signal when a signal killed it
+---@return integer|nil signal
+function Process:wait() end
+
+---@param signal integer
+---@return boolean sent  false once it has ended
+function Process:kill(signal) end
+
+---Signals the process group of a detached child.
+---@param signal integer
+---@param sweep? boolean  when the child ends, kill what is left of its group
+---@return boolean sent  false once the child has ended
+function Process:kill_group(signal, sweep) end
+
+return process

@@ -1,0 +1,211 @@
+local core = require("sbx.core.stream")
+local errors = require("sbx.errors")
+local task = require("sbx.task")
+
+-- What the peer sends until it ends its side.
+local function read_all(stream)
+  local parts = {}
+  while true do
+    local part = stream:read()
+    if not part then return table.concat(parts) end
+    parts[#parts + 1] = part
+  end
+end
+
+-- More than a socket pair's buffers hold.
+local BIG = ("0123456789abcdef"):rep(256 * 1024)
+
+test("stream: what is written arrives, and an end after it", function()
+  local left, right = core.pair()
+  left:write("hello")
+  left:shutdown()
+  assert(right:read() == "hello")
+  assert(right:read() == nil)
+  assert(right:read() == nil)
+  right:write("back")
+  assert(left:read() == "back")
+  left:close()
+  right:close()
+end)
+
+test("stream: a read returns at most max bytes and keeps the rest", function()
+  local left, right <close> = core.pair()
+  local _ <close> = left
+  left:write("hello")
+  assert(right:read(2) == "he")
+  assert(right:read(1) == "l")
+  assert(right:read(100) == "lo")
+end)
+
+test("stream: more than the buffers hold goes through unchanged", function()
+  local left, right <close> = core.pair()
+  local _ <close> = left
+  local writer = task.spawn(function()
+    left:write(BIG)
+    left:write("")
+    left:shutdown()
+  end)
+  assert(read_all(right) == BIG)
+  writer:join()
+end)
+
+test("stream: both directions at once", function()
+  local left, right <close> = core.pair()
+  local _ <close> = left
+  local echo = task.spawn(function()
+    local part = right:read()
+    while part do
+      right:write(part)
+      part = right:read()
+    end
+    right:shutdown()
+  end)
+  local sender = task.spawn(function()
+    left:write(BIG)
+    left:shutdown()
+  end)
+  assert(read_all(left) == BIG)
+  echo:join()
+  sender:join()
+end)
+
+test("stream: a cancelled read loses nothing", function()
+  local left, right <close> = core.pair()
+  local _ <close> = left
+  local done = task.move_on(0.01, right.read, right)
+  assert(not done)
+  left:write("kept")
+  assert(right:read() == "kept")
+end)
+
+test("stream: a read cancelled after its bytes arrived leaves them", function()
+  local left, right <close> = core.pair()
+  local _ <close> = left
+  left:write("x")
+  local ok = pcall(task.scope, function(scope)
+    local reader = scope:spawn(right.read, right)
+    task.yield()
+    reader:cancel()
+    reader:pjoin()
+  end)
+  assert(ok ~= nil)
+  left:write("y")
+  local seen = right:read(1)
+  assert(seen == "x" or seen == "y")
+end)
+
+test("stream: a cancelled write breaks the stream for writing", function()
+  local left, right <close> = core.pair()
+  local _ <close> = left
+  assert(not task.move_on(0.01, left.write, left, BIG))
+  local ok, err = pcall(left.write, left, "more")
+  assert(not ok and errors.is_error(err) and err.code == "EPIPE")
+  ok, err = pcall(left.shutdown, left)
+  assert(not ok and err.code == "EPIPE")
+  local part = right:read()
+  assert(BIG:sub(1, #part) == part)
+end)
+
+test("stream: closing wakes the reader and the writer with EBADF", function()
+  local left, right = core.pair()
+  local reader = task.pspawn(left.read, left)
+  local writer = task.pspawn(left.write, left, BIG)
+  task.yield()
+  left:close()
+  local ok, err = reader:pjoin()
+  assert(not ok and err.code == "EBADF")
+  ok, err = writer:pjoin()
+  assert(not ok and err.code == "EBADF")
+  left:close()
+  right:close()
+end)
+
+test("stream: a closed stream refuses everything", function()
+  local left, right = core.pair()
+  left:close()
+  right:close()
+  for _, name in ipairs({ "read", "shutdown", "fileno" }) do
+    local ok, err = pcall(left[name], left)
+    assert(not ok and err.code == "EBADF", name)
+  end
+  local ok, err = pcall(left.write, left, "x")
+  assert(not ok and err.code == "EBADF" and err.kind == "io")
+end)
+
+test("stream: writing to a peer that closed raises EPIPE", function()
+  local left <close>, right = core.pair()
+  right:close()
+  local ok, err = pcall(function()
+    for _ = 1, 10 do
+      left:write("x")
+    end
+  end)
+  assert(not ok and (err.code == "EPIPE" or err.code == "ECONNRESET"))
+  assert(tostring(err):find("^write pair: "))
+end)
+
+test("stream: a second reader or writer is misuse", function()
+  local left, right <close> = core.pair()
+  local _ <close> = left
+  task.scope(function(scope)
+    scope:spawn(left.read, left)
+    scope:spawn(left.write, left, BIG)
+    task.yield()
+    local ok, err = pcall(left.read, left)
+    assert(not ok and tostring(err):find("another task is reading"))
+    ok, err = pcall(left.write, left, "x")
+    assert(not ok and tostring(err):find("another task is writing"))
+    ok, err = pcall(left.shutdown, left)
+    assert(not ok and tostring(err):find("another task is writing"))
+    scope:cancel()
+  end)
+  right:write("free again")
+  assert(left:read() == "free again")
+end)
+
+test("stream: misuse raises plain errors", function()
+  local left, right <close> = core.pair()
+  local _ <close> = left
+  for _, call in ipairs({
+    function() left:read(0) end,
+    function() left:read("x") end,
+    function() left:write() end,
+    function() left:write({}) end,
+    function() left.read({}) end,
+    function() right.close(nil) end,
+  }) do
+    local ok, err = pcall(call)
+    assert(not ok and type(err) == "string")
+  end
+end)
+
+test("stream: a cancelled task cannot begin to read", function()
+  local left, right <close> = core.pair()
+  local _ <close> = left
+  right:write("x")
+  task.scope(function(scope)
+    scope:cancel()
+    local ok, err = pcall(left.read, left)
+    assert(not ok and err.kind == "cancelled")
+  end)
+  assert(left:read() == "x")
+end)
+
+test("stream: a collected stream is closed", function()
+  local left <close>, right = core.pair()
+  assert(right)
+  right = nil
+  collectgarbage()
+  collectgarbage()
+  assert(left:read() == nil and right == nil)
+end)
+
+test("stream: a descriptor can be opened a second time", function()
+  local ok, err = pcall(core.open, 1 << 20)
+  assert(not ok and err.code == "EBADF")
+  local left, right <close> = core.pair()
+  local _ <close> = left
+  local copy <close> = core.open(left:fileno())
+  copy:write("through the copy")
+  assert(right:read() == "through the copy")
+end)
