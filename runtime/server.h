@@ -1,0 +1,72 @@
+// The HTTP listener: a libmicrohttpd daemon that runs on our loop and nowhere
+// else. Its epoll descriptor and its next deadline are watched; MHD_run is
+// called from the loop only, never from within one of its own callbacks.
+
+#ifndef SBX_SERVER_H
+#define SBX_SERVER_H
+
+#include <microhttpd.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <uv.h>
+
+#include "server_request.h"
+#include "wait.h"
+
+typedef struct Server {
+  uv_poll_t poll;    // of the daemon's epoll descriptor
+  uv_timer_t timer;  // the daemon's next deadline
+  uv_idle_t soon;    // active while the daemon has work at once
+  unsigned handles;  // of the three above, open or closing
+  uv_loop_t *loop;
+  struct MHD_Daemon *daemon;
+  size_t max_header;  // bytes
+  int port;           // the one in use
+  bool closing;
+  Request *live;          // all that libmicrohttpd holds
+  Request *first, *last;  // the queue of those nobody has accepted
+  bool accept_claimed;    // a task is in `accept`
+  Wait *acceptor;         // its wait while it is suspended, else NULL
+} Server;
+
+// A connection of a peer; lives from its accept until its socket is closed.
+typedef struct Connection {
+  uv_poll_t poll;  // sees the peer go while libmicrohttpd is suspended
+  Server *server;
+  Request *request;  // the one being served, else NULL
+  bool watching;     // `poll` is open
+  bool peer_closed;  // it will send no more
+} Connection;
+
+typedef struct ServerOptions {
+  const char *host;          // numeric address, or "localhost"
+  int port;                  // 0: any free one
+  size_t max_header;         // bytes of a request's line and headers
+  unsigned max_connections;  // more wait in the kernel's queue
+} ServerOptions;
+
+// Binds, listens and starts. Returns 0 or a libuv error; UV_EINVAL when the
+// host is not an address.
+int server_open(Server **out, uv_loop_t *loop, const ServerOptions *options);
+
+// Closes the socket and every connection at once, after sending what can be
+// sent without waiting. Those who wait are settled with an error. The memory
+// goes when the loop has let go of the handles.
+void server_close(Server *server);
+
+// The oldest request that nobody has accepted, or NULL. The caller becomes its
+// holder: see request_release.
+Request *server_next(Server *server);
+
+// For server_request.c: runs the daemon in the next turn of the loop. Without a
+// thread of its own it does not notice by itself that a connection was resumed.
+void server_schedule(Server *server);
+
+// For server_request.c: takes a new request into the queue.
+void server_enqueue(Server *server, Request *request);
+
+// For server_request.c: notices from now on when the peer closes, and notes it
+// in whichever request the connection is serving by then.
+void connection_watch(Connection *connection);
+
+#endif
