@@ -15,7 +15,13 @@
 
 #include "agent.h"
 
-enum { PROC_FILES = 0x9fa0, SYS_FILES = 0x62656572 };
+// File systems whose files are made up as they are read and have no size; at
+// most so much is read of one.
+enum {
+  PROC_FILES = 0x9fa0,
+  SYS_FILES = 0x62656572,
+  MADE_UP = 16 * 1024 * 1024
+};
 
 typedef struct Put {
   Channel channel;
@@ -221,18 +227,18 @@ static void get_destroy(Agent *agent, Channel *channel) {
 static const ChannelKind get_kind = {get_prepare, get_run,     NULL,
                                      NULL,        get_on_kill, get_destroy};
 
-// Opens a regular file with a size; files that are made up as they are read
-// (/proc, /sys) have none, and passing them on as empty would be a lie.
-static int open_regular(const char *path, int *fd, struct stat *info) {
+// Opens a regular file and says how many bytes it may give.
+static int open_regular(const char *path, int *fd, uint64_t *size,
+                        uint64_t *end) {
+  struct stat info;
   struct statfs system;
   *fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
   if (*fd < 0) return errno;
-  if (fstat(*fd, info) != 0) return errno;
-  int error = regular(info);
-  if (error) return error;
-  if (fstatfs(*fd, &system) != 0) return errno;
+  if (fstat(*fd, &info) != 0 || fstatfs(*fd, &system) != 0) return errno;
   bool made_up = system.f_type == PROC_FILES || system.f_type == SYS_FILES;
-  return made_up ? EINVAL : 0;
+  *size = made_up ? 0 : (uint64_t)info.st_size;
+  *end = made_up ? MADE_UP : *size;
+  return regular(&info);
 }
 
 static void set_window(Get *get, int64_t offset, int64_t length,
@@ -258,19 +264,19 @@ void get_start(Agent *agent, const Frame *frame) {
     out_fail(agent, frame->id, ENOMEM, "read ", path);
     return;
   }
-  struct stat info;
+  uint64_t size = 0, end = 0;
   get->fd = -1;
   int error = cursor_ended(&cursor) ? 0 : EINVAL;
-  if (!error) error = open_regular(path, &get->fd, &info);
+  if (!error) error = open_regular(path, &get->fd, &size, &end);
   if (error) {
     out_fail(agent, frame->id, error, "read ", path);
     get->channel.over = true;
     return;
   }
   uint8_t payload[8];
-  put_u64(payload, (uint64_t)info.st_size);
+  put_u64(payload, size);
   out_frame(agent, FRAME_OPENED, frame->id, payload, sizeof(payload));
-  set_window(get, offset, length, (uint64_t)info.st_size);
+  set_window(get, offset, length, end);
 }
 
 void stat_answer(Agent *agent, const Frame *frame) {

@@ -47,16 +47,14 @@ static void reset_signals(void) {
   sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-// An enum in one C library, an int in the other.
-typedef __typeof__(RLIMIT_CORE) Resource;
-
-static void lower_limit(Resource resource, rlim_t value) {
+// By the raw call, since C libraries differ in the type of a resource.
+static void lower_limit(int resource, rlim_t value) {
   struct rlimit limit;
-  if (getrlimit(resource, &limit) != 0) return;
+  if (syscall(SYS_prlimit64, 0, resource, NULL, &limit) != 0) return;
   if (limit.rlim_max != RLIM_INFINITY && value > limit.rlim_max)
     value = limit.rlim_max;
   limit.rlim_cur = limit.rlim_max = value;
-  setrlimit(resource, &limit);
+  syscall(SYS_prlimit64, 0, resource, &limit, NULL);
 }
 
 // When memory runs out the kernel should take the command, not the agent.
