@@ -92,11 +92,18 @@ local function scope_id(given, variable, from_file)
   end
 end
 
+-- A proxy could not reach this machine's own server.
+local function proxy_for(url, server)
+  if server.url and url == server.url then return false end
+  return nil
+end
+
 ---@class sbx.sandbox.Config
 ---@field api_key string  empty when there is none
 ---@field base_url string  without the `/api/v1`
 ---@field team_id fun(): string|nil
 ---@field user_id fun(): string|nil
+---@field proxy false|nil  false: none, whatever the environment says
 
 ---Resolves the settings of one client.
 ---@async
@@ -121,6 +128,7 @@ function config.load(given)
     base_url = checked_url(url),
     team_id = scope_id(given.team_id, "PRIME_TEAM_ID", file.team_id),
     user_id = scope_id(given.user_id, "PRIME_USER_ID", file.user_id),
+    proxy = proxy_for(url, server),
   }
 end
 

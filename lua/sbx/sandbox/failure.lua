@@ -20,6 +20,9 @@ local kind_of_error_type = {
   IMAGE_PULL_FAILED = "image_pull",
 }
 
+-- Trouble on this side, which the API has no part in.
+local kept_kind = { io = "io", limit = "limit" }
+
 local retryable_status = {
   [408] = true, [409] = true, [429] = true,
   [500] = true, [502] = true, [503] = true, [504] = true, [524] = true,
@@ -191,13 +194,13 @@ end
 function failure.from_transport(call, err)
   local fields = base_fields(call)
   local timed_out = err.kind == "timeout"
-  fields.kind = timed_out and (call.timeout_kind or "api_timeout") or "api"
+  fields.kind = timed_out and (call.timeout_kind or "api_timeout") or kept_kind[err.kind] or "api"
   -- Not reaching the gateway says nothing about the command.
   if timed_out and failure.not_sent(err) then fields.kind = "api_timeout" end
   fields.code = err.code
   fields.phase = err.phase
   fields.cause = err
-  fields.retryable = true
+  fields.retryable = err.retryable or false
   fields.message = prefix(call) .. ": " .. failure.clean(tostring(err), call.secrets)
   return errors.new(fields)
 end

@@ -13,6 +13,7 @@ local wire = require("sbx.sandbox.wire")
 
 local gateway = {}
 
+local MAX_REQUESTS = 1000 -- at once; each command holds one until it ends
 local INNER_PAUSES = { 1, 2, 4 } -- seconds, when the gateway is out of reach
 local OUTER_PAUSES = { 0.25, 0.5, 1 } -- when it answers that it is in trouble
 
@@ -94,7 +95,7 @@ local function gone(client, call, cause)
 end
 
 ---@async
-local function send(call, token)
+local function send(client, call, token)
   call.url = ("%s/%s%s"):format(token.base, call.operation, call.query or "")
   call.gateway = true
   call.secrets = { token.token }
@@ -103,6 +104,10 @@ local function send(call, token)
     timeout = call.timeout,
     connect_timeout = math.min(wire.connect_timeout, call.timeout),
     at_most_once = not call.repeatable,
+    proxy = client.config.proxy,
+    -- Apart from the control plane: long commands must not hold up a delete.
+    group = "sandbox gateway",
+    limit = MAX_REQUESTS,
   }
   for name, value in pairs(call.request or {}) do
     if name == "headers" then
@@ -151,7 +156,7 @@ local function after_transport(client, call, state, err, cause)
     if dead[context.status] then return nil, not_running(call, context, err) end
     return nil, err
   end
-  local again = (unsent and cause.kind ~= "tls") or (call.repeatable and cause.kind == "io")
+  local again = cause.retryable and (unsent or call.repeatable)
   return again and next_pause(state, "inner", INNER_PAUSES), err
 end
 
@@ -208,7 +213,7 @@ local function attempt(client, call, state)
         :format(call.op, call.sandbox_id),
     })
   end
-  local response, cause = send(call, token)
+  local response, cause = send(client, call, token)
   if cause then
     local err = failure.from_transport(call, cause)
     return nil, err, after_transport(client, call, state, err, cause)

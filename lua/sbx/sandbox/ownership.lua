@@ -38,7 +38,9 @@ local function first_ids()
 end
 
 local function tell_host()
-  if host.set_abandoned then host.set_abandoned(first_ids()) end
+  if not host.set_abandoned then return end
+  local ids = first_ids()
+  host.set_abandoned(ids ~= "" and "sandboxes left: " .. ids or "")
 end
 
 local function link(box)

@@ -18,7 +18,7 @@ local DEFAULT_TIMEOUT = 300 -- seconds
 local FIRST_PAUSE = 0.1 -- between two looks
 local LONGEST_PAUSE = 5
 local GROWTH = 1.5
-local FEW = 2 -- ids up to which asking for each is cheaper than listing
+local FEW = 1 -- ids up to which asking for each is cheaper than listing
 local PROBES = 32 -- at once
 local LOOKUPS = 16 -- at once
 local MAX_PAGES = 1000
@@ -31,6 +31,8 @@ local not_yet = {
   [500] = true, [502] = true, [503] = true, [504] = true, [524] = true,
 }
 
+local passing_cause = { connect = true, dns = true, http = true, timeout = true }
+
 ---@class sbx.sandbox.WaitOptions
 ---@field timeout? number  seconds in all (default 300)
 
@@ -42,10 +44,10 @@ end
 -- sandbox after the API has called it RUNNING.
 local function may_pass(err)
   if not errors.is_error(err) then return false end
-  if err.status then return not_yet[err.status] or false end
-  if err.kind == "command_timeout" or err.kind == "api_timeout" then return true end
   if err.error_type == "SANDBOX_NOT_FOUND" then return true end
-  return errors.is_error(err.cause) and err.kind == "api" and not err.cause:is("tls")
+  if err.kind == "command_timeout" or err.kind == "api_timeout" then return true end
+  if err.status then return not_yet[err.status] or false end
+  return errors.is_error(err.cause) and passing_cause[err.cause.kind] or false
 end
 
 -- Whether a command gets through. False says "not yet", with the reason; what
@@ -100,7 +102,7 @@ local function wait_for_one(client, id, seen)
       if reachable then return found end
       seen.cause = cause
     end
-    task.sleep(pause(round))
+    task.sleep(math.max(pause(round), seen.cause and seen.cause.retry_after or 0))
   end
 end
 
@@ -124,7 +126,7 @@ end
 
 -- What is known of each wanted sandbox, over all rounds.
 local function new_fleet(ids)
-  local fleet = { ids = ids, states = {}, open = #ids }
+  local fleet = { ids = ids, states = {}, open = #ids, hold = 0 }
   for _, id in ipairs(ids) do
     if fleet.states[id] then error(("bulk_wait_for_creation: %s is named twice"):format(id), 0) end
     fleet.states[id] = { id = id, status = "unknown", ready = false }
@@ -220,7 +222,10 @@ local function prove(client, fleet, on_ready)
   task.map(candidates, function(state)
     local reachable, cause = is_reachable(client, state.id)
     state.cause = cause
-    if not reachable then return end
+    if not reachable then
+      fleet.hold = math.max(fleet.hold, cause.retry_after or 0)
+      return
+    end
     state.ready = true
     fleet.open = fleet.open - 1
     if on_ready then on_ready(state.id, #fleet.ids - fleet.open, #fleet.ids) end
@@ -233,9 +238,10 @@ local function wait_for_many(client, fleet, on_ready)
     if fleet.open > FEW then read_list(client, fleet, round) end
     look_up(client, fleet, not_seen(fleet, round), round)
     raise_failures(fleet)
+    fleet.hold = 0
     prove(client, fleet, on_ready)
     if fleet.open == 0 then return end
-    task.sleep(pause(round))
+    task.sleep(math.max(pause(round), fleet.hold))
   end
 end
 

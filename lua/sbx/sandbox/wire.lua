@@ -14,6 +14,8 @@ local CONNECT_TIMEOUT = 10 -- seconds
 local TOTAL_TIMEOUT = 30
 local ATTEMPTS = 3
 local MAX_BODY = 64 * 1024 * 1024
+local MAX_REDIRECTS = 5
+local MAX_REQUESTS = 64 -- at once
 
 wire.connect_timeout = CONNECT_TIMEOUT
 
@@ -95,8 +97,11 @@ local function send(client, call)
     timeout = call.timeout or TOTAL_TIMEOUT,
     connect_timeout = CONNECT_TIMEOUT,
     max_body = MAX_BODY,
-    follow = true,
+    follow = call.method == "GET" and MAX_REDIRECTS or 0,
     at_most_once = not call.idempotent,
+    proxy = client.config.proxy,
+    group = "sandbox control plane",
+    limit = MAX_REQUESTS,
   })
   if ok then return response end
   local err = response
@@ -111,8 +116,7 @@ local function pause_before_retry(call, err, cause)
   if cause and cause.kind == "timeout" then
     again = cause.phase == "queue"
   elseif cause then
-    local refused = failure.not_sent(cause) and cause.kind ~= "tls"
-    again = refused or (call.idempotent and cause.kind == "io")
+    again = cause.retryable and (call.idempotent or failure.not_sent(cause))
   else
     again = call.idempotent and gateway_trouble[err.status]
   end

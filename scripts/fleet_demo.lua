@@ -1,0 +1,104 @@
+-- Several sandboxes at once: created together, awaited in bulk, one command in
+-- each, deleted together.
+--
+--   sbxlua --local scripts/fleet_demo.lua [COUNT]     on this machine
+--   sbxlua scripts/fleet_demo.lua [IMAGE ...]         against the API
+--
+-- stdout carries the results, stderr the progress.
+
+local host = require("sbx.core.host")
+local sandbox = require("sbx.sandbox")
+local task = require("sbx.task")
+
+local usage = [[
+usage: sbxlua [--local] scripts/fleet_demo.lua [COUNT | IMAGE ...]
+
+Creates several sandboxes at once, waits for all, runs a command in each.
+  COUNT       so many sandboxes of python:3.11-slim
+  IMAGE ...   one sandbox of each image (default python:3.11-slim node:20-slim)
+]]
+
+local function parse(words)
+  local count = math.tointeger(tonumber(words[1]))
+  local images = {}
+  if #words == 1 and count and count > 0 then
+    for i = 1, count do
+      images[i] = "python:3.11-slim"
+    end
+  elseif #words == 0 then
+    images = { "python:3.11-slim", "node:20-slim" }
+  else
+    images = table.move(words, 1, #words, 1, {})
+  end
+  return images
+end
+
+-- One line that is rewritten on a terminal; elsewhere a line now and then.
+local function new_progress(label, total)
+  local on_terminal = host.isatty(2)
+  local done, shown, last = 0, -1, task.now()
+  local progress = {}
+
+  local function show(text)
+    if on_terminal then
+      io.stderr:write("\r\27[K", text, done == total and "\n" or "")
+    elseif done == total or task.now() - last >= 2 then
+      io.stderr:write(text, "\n")
+      last = task.now()
+    end
+  end
+
+  function progress.step()
+    done = done + 1
+    if done == shown then return end
+    shown = done
+    show(("%s %d/%d"):format(label, done, total))
+  end
+
+  return progress
+end
+
+-- Does `fn` for every item at once and counts on stderr how many are through.
+---@async
+local function for_all(label, list, fn)
+  local progress = new_progress(label, #list)
+  return task.map(list, function(item, i)
+    local result = fn(item, i)
+    progress.step()
+    return result
+  end)
+end
+
+---@async
+local function create_many(images)
+  local client <close> = sandbox.client()
+
+  local created = for_all("created", images, function(image, i)
+    return client:create({ name = "batch-" .. i, docker_image = image })
+  end)
+
+  local ready = new_progress("ready", #created)
+  client:bulk_wait_for_creation(created, { on_ready = ready.step })
+
+  local names = {}
+  for i, box in ipairs(created) do
+    names[i] = box.name
+  end
+  print("Ready: " .. table.concat(names, ", "))
+
+  local results = for_all("ran", created, function(box)
+    return box:exec("echo $(hostname): $((6 * 7))")
+  end)
+  for i, result in ipairs(results) do
+    assert(result.exit_code == 0, result.stderr)
+    print(names[i] .. ": " .. result.stdout:gsub("%s+$", ""))
+  end
+
+  for_all("deleted", created, function(box) box:delete() end)
+end
+
+if arg[1] == "--help" or arg[1] == "-h" then
+  io.stdout:write(usage)
+else
+  create_many(parse(arg))
+end
