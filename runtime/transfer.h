@@ -1,0 +1,183 @@
+// HTTP requests on the loop: libcurl's multi interface driven by libuv. Knows
+// no Lua value. A request waits in its host's queue, is admitted, has its host
+// name looked up, goes through libcurl, and ends in exactly one call of
+// `on_done`, or in transfer_cancel, after which the loop holds no pointer to
+// it.
+
+#ifndef SBX_TRANSFER_H
+#define SBX_TRANSFER_H
+
+#include <curl/curl.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "reactor.h"
+#include "timer.h"
+
+typedef struct Transfer Transfer;
+typedef struct TransferPool TransferPool;
+
+// Bytes to be sent: from memory, or from a file that is read as it is sent.
+typedef struct Source {
+  const char *bytes;   // lent until the transfer ends; NULL when `path` is set
+  const char *path;    // of a regular file; opened at admission
+  int64_t size;        // of a file: known once it is open
+  int64_t offset;      // what libcurl has taken
+  int fd;              // the open file, else -1
+  Transfer *transfer;  // whose failure a read error becomes
+} Source;
+
+// One part of a multipart body.
+typedef struct Part {
+  const char *name, *filename, *type;  // the last two may be NULL
+  Source source;
+} Part;
+
+// Bytes that arrived; grows up to a limit.
+typedef struct Bytes {
+  char *data;
+  size_t size, capacity;
+} Bytes;
+
+// Why a transfer ended without an answer.
+typedef struct Failure {
+  const char *kind;  // "timeout", "connect", "tls" ...; NULL: it did not fail
+  const char *code;  // "ECONNREFUSED", or NULL
+  const char
+      *phase;      // "queue", "dns", "connect", "send", "wait", "receive" ...
+  bool transient;  // another try may work
+  char reason[256];
+} Failure;
+
+typedef enum TransferState {
+  TRANSFER_NEW,
+  TRANSFER_QUEUED,
+  TRANSFER_RESOLVING,
+  TRANSFER_ACTIVE,
+  TRANSFER_ENDED,
+} TransferState;
+
+// Where the time went, in seconds. All but `queue` count from admission.
+typedef struct Timing {
+  double queue;       // from the call to admission
+  double dns;         // the look-up; 0 when the address was known
+  double connect;     // the TCP handshake; 0 on a reused connection
+  double tls;         // the TLS handshake, likewise
+  double first_byte;  // until the first byte of the answer
+  double total;
+  bool reused;  // an existing connection carried the request
+} Timing;
+
+struct Transfer {
+  Timer clock;  // first, so that a Timer * is a Transfer *
+
+  // The request. The owner zeroes the block, calls transfer_init, fills this
+  // in, and keeps what it points to until the end.
+  const char *method;
+  const char *url;
+  const char *unix_path;  // connect to this socket instead
+  const char *save_path;  // the body of a status below 400 goes here
+  const char *proxy;      // NULL: as the environment says; "": none
+  const char *ca_file;    // NULL: the usual bundle
+  const char *group;      // requests of a group share a queue of their own
+  size_t limit;           // at once for this host and group; 0: the default
+  struct curl_slist *headers;  // owned: freed by transfer_free
+  bool has_body;
+  Source body;
+  Part *parts;  // owned; instead of `body`
+  size_t part_count;
+  double queue_timeout, connect_timeout, timeout, idle_timeout;  // 0: none
+  size_t max_body;    // bytes, in memory or saved
+  long follow;        // redirects
+  bool at_most_once;  // never let libcurl send it a second time
+  bool decode;        // ask for and undo compression
+  bool verify;        // the server's certificate
+  bool http2;         // over TLS
+  void (*on_done)(Transfer *transfer);
+
+  // The answer, from on_done on.
+  long status;
+  Bytes head;  // "HTTP/1.1 200 OK\r\nName: value\r\n..." of the last response
+  Bytes body_in;
+  int64_t received;  // bytes of the body, decoded
+  bool saved;        // the body is in `save_path`
+  Timing timing;
+  Failure failure;
+  bool sent;        // false: provably no byte of the request went out
+  char *label;      // the URL without user, query and fragment
+  char *final_url;  // after redirects, without user and password
+
+  // For transfer*.c.
+  TransferPool *pool;
+  TransferState state;
+  struct Host *host;                      // whose slot this takes or waits for
+  struct Name *name;                      // while resolving
+  struct Line *line;                      // while active
+  Transfer *previous, *next;              // of the pool's live transfers
+  Transfer *queue_previous, *queue_next;  // of the host's or the name's queue
+  char *scheme, *host_name;
+  unsigned port;
+  struct curl_slist *resolve;  // what libcurl shall take for an answer of DNS
+  curl_mime *mime;
+  char error_text[CURL_ERROR_SIZE];
+  unsigned attempts;  // requests that libcurl began to send
+  int socket_error;   // negated errno of a socket that could not be made
+  int save_fd;        // the open temporary file, else -1
+  char *save_target, *save_temporary;
+  size_t head_lines;
+  bool sink_chosen;  // status known, the first byte of the body was seen
+  double submitted_at, admitted_at;  // reactor_now()
+  double progress_at;                // when `progress` last changed
+  int64_t progress;                  // a sum that changes whenever bytes move
+};
+
+// What one host's queue looks like, for people.
+typedef struct HostStats {
+  const char *key;  // "https://host:443", with " [group]" behind it
+  size_t limit, active, queued, connections;
+  uint64_t started, failed;
+  double p50, p90, p99;  // seconds, of the last 256 that ended with an answer
+} HostStats;
+
+// Makes the reactor's pool, unless it has one. Returns 0 or a libuv error.
+int transfer_pool_open(Reactor *reactor);
+
+// Ends every transfer without calling on_done, closes every connection and
+// handle. To be called before the loop runs dry. Harmless without a pool.
+void transfer_pool_close(Reactor *reactor);
+
+// Frees the pool once the loop has run dry. Harmless without a pool.
+void transfer_pool_free(Reactor *reactor);
+
+// Closes the connections that no transfer uses; the others are closed when
+// they are given back. Harmless without a pool.
+void transfer_pool_close_idle(Reactor *reactor);
+
+// Calls `visit` for each host that the pool knows.
+void transfer_pool_stats(Reactor *reactor,
+                         void (*visit)(void *context, const HostStats *stats),
+                         void *context);
+
+// Name look-ups started so far; 0 without a pool.
+uint64_t transfer_pool_lookups(const Reactor *reactor);
+
+// Sets the defaults in a zeroed block.
+void transfer_init(Transfer *transfer);
+
+// Takes the URL apart. Returns NULL, or what is wrong with it: static text.
+const char *transfer_prepare(Transfer *transfer);
+
+// Queues a prepared transfer. Returns 0 or a libuv error; on_done may be called
+// before it returns.
+int transfer_start(Reactor *reactor, Transfer *transfer);
+
+// Ends a transfer in whatever state, without on_done. Must not be called from
+// a callback of libcurl. Harmless when it has ended or never began.
+void transfer_cancel(Transfer *transfer);
+
+// Frees what the transfer owns, cancelling it if need be. Harmless when done
+// twice; the block itself stays the caller's.
+void transfer_free(Transfer *transfer);
+
+#endif

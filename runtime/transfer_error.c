@@ -1,0 +1,179 @@
+// What libcurl says at the end of a transfer, in our words.
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "transfer_pool.h"
+
+static double seconds_of(CURL *easy, CURLINFO what) {
+  curl_off_t microseconds = 0;
+  (void)curl_easy_getinfo(easy, what, &microseconds);
+  return (double)microseconds / 1e6;
+}
+
+static void read_timing(Transfer *transfer) {
+  CURL *easy = transfer->line->easy;
+  Timing *timing = &transfer->timing;
+  long connections = 0;
+  (void)curl_easy_getinfo(easy, CURLINFO_NUM_CONNECTS, &connections);
+  timing->reused = connections == 0;
+  timing->first_byte =
+      timing->dns + seconds_of(easy, CURLINFO_STARTTRANSFER_TIME_T);
+  if (timing->reused) return;
+  double looked_up = seconds_of(easy, CURLINFO_NAMELOOKUP_TIME_T);
+  double connected = seconds_of(easy, CURLINFO_CONNECT_TIME_T);
+  double secured = seconds_of(easy, CURLINFO_APPCONNECT_TIME_T);
+  if (connected > looked_up) timing->connect = connected - looked_up;
+  if (secured > connected) timing->tls = secured - connected;
+}
+
+static void read_final_url(Transfer *transfer) {
+  const char *text = NULL;
+  long redirects = 0;
+  (void)curl_easy_getinfo(transfer->line->easy, CURLINFO_REDIRECT_COUNT,
+                          &redirects);
+  if (redirects == 0) return;
+  (void)curl_easy_getinfo(transfer->line->easy, CURLINFO_EFFECTIVE_URL, &text);
+  CURLU *url = curl_url();
+  char *clean = NULL;
+  if (url && text && curl_url_set(url, CURLUPART_URL, text, 0) == CURLUE_OK) {
+    (void)curl_url_set(url, CURLUPART_USER, NULL, 0);
+    (void)curl_url_set(url, CURLUPART_PASSWORD, NULL, 0);
+    if (curl_url_get(url, CURLUPART_URL, &clean, 0) == CURLUE_OK) {
+      char *copy = strdup(clean);
+      if (copy) {
+        free(transfer->final_url);
+        transfer->final_url = copy;
+      }
+      curl_free(clean);
+    }
+  }
+  curl_url_cleanup(url);
+}
+
+static const char *phase_of(const Transfer *transfer) {
+  if (transfer->attempts == 0) return "connect";
+  if (transfer->head.size > 0) return "receive";
+  if (transfer->body.path && transfer->body.offset < transfer->body.size)
+    return "send";
+  return "wait";
+}
+
+// libcurl's own sentence; it never holds the URL's user or query.
+static const char *words_of(const Transfer *transfer, CURLcode code) {
+  return transfer->error_text[0] ? transfer->error_text
+                                 : curl_easy_strerror(code);
+}
+
+static void explain_connect(Transfer *transfer, CURLcode code) {
+  long error = 0;
+  (void)curl_easy_getinfo(transfer->line->easy, CURLINFO_OS_ERRNO, &error);
+  int status = transfer->socket_error ? transfer->socket_error : -(int)error;
+  if (status == UV_EMFILE || status == UV_ENFILE)
+    transfer_fail(transfer, "io", uv_err_name(status), "connect",
+                  "no descriptor is left for a connection: lower the limit of "
+                  "requests at once, or raise ulimit -n");
+  else if (status != 0)
+    transfer_fail(transfer, "connect", uv_err_name(status), "connect", "%s",
+                  uv_strerror(status));
+  else
+    transfer_fail(transfer, "connect", NULL, "connect", "%s",
+                  words_of(transfer, code));
+  transfer->failure.transient = true;
+  if (!transfer->unix_path) name_forget(transfer->pool, transfer->host_name);
+}
+
+static void explain_broken(Transfer *transfer, CURLcode code) {
+  long error = 0;
+  bool system = code == CURLE_RECV_ERROR || code == CURLE_SEND_ERROR;
+  if (system)
+    (void)curl_easy_getinfo(transfer->line->easy, CURLINFO_OS_ERRNO, &error);
+  const char *name = error ? uv_err_name(-(int)error) : "EOF";
+  bool early = transfer->attempts == 0;
+  transfer_fail(transfer, early ? "connect" : "http", name,
+                code == CURLE_SEND_ERROR && !early ? "send"
+                                                   : phase_of(transfer),
+                "the connection broke: %s",
+                error ? uv_strerror(-(int)error) : words_of(transfer, code));
+  transfer->failure.transient = true;
+}
+
+static void explain_timeout(Transfer *transfer) {
+  if (transfer->connect_timeout > 0)
+    transfer_fail(transfer, "timeout", "ETIMEDOUT", "connect",
+                  "timed out after %g s (connect)", transfer->connect_timeout);
+  else
+    transfer_fail(transfer, "timeout", "ETIMEDOUT", "connect",
+                  "the connection attempt timed out");
+  transfer->failure.transient = true;
+  if (!transfer->unix_path) name_forget(transfer->pool, transfer->host_name);
+}
+
+static void explain_resent(Transfer *transfer) {
+  transfer_fail(transfer, "http", "EOF", "wait",
+                "the connection broke before the answer, and the request must "
+                "not be sent twice");
+}
+
+static void explain_failure(Transfer *transfer, CURLcode code) {
+  switch (code) {
+  case CURLE_COULDNT_RESOLVE_HOST:
+  case CURLE_COULDNT_RESOLVE_PROXY:
+    transfer_fail(transfer, "dns", "ENOTFOUND", "dns", "%s",
+                  words_of(transfer, code));
+    break;
+  case CURLE_COULDNT_CONNECT:
+  case CURLE_PROXY:
+    explain_connect(transfer, code);
+    break;
+  case CURLE_OPERATION_TIMEDOUT:
+    explain_timeout(transfer);
+    break;
+  case CURLE_SSL_CONNECT_ERROR:
+  case CURLE_PEER_FAILED_VERIFICATION:
+  case CURLE_SSL_CERTPROBLEM:
+  case CURLE_SSL_CIPHER:
+  case CURLE_SSL_CACERT_BADFILE:
+  case CURLE_SSL_ISSUER_ERROR:
+  case CURLE_SSL_INVALIDCERTSTATUS:
+    transfer_fail(transfer, "tls", NULL, "connect", "%s",
+                  words_of(transfer, code));
+    break;
+  case CURLE_GOT_NOTHING:
+  case CURLE_SEND_ERROR:
+  case CURLE_RECV_ERROR:
+  case CURLE_PARTIAL_FILE:
+  case CURLE_HTTP2_STREAM:
+    explain_broken(transfer, code);
+    break;
+  case CURLE_ABORTED_BY_CALLBACK:
+  case CURLE_SEND_FAIL_REWIND:
+    explain_resent(transfer);
+    break;
+  case CURLE_TOO_MANY_REDIRECTS:
+    transfer_fail(transfer, "http", "ELOOP", "receive",
+                  "more than %ld redirects", transfer->follow);
+    break;
+  case CURLE_OUT_OF_MEMORY:
+    transfer_fail(transfer, "io", "ENOMEM", NULL, "no memory");
+    break;
+  default:
+    transfer_fail(transfer, "http", "EPROTO", phase_of(transfer), "%s",
+                  words_of(transfer, code));
+  }
+}
+
+// Reads the outcome while the easy handle still has it: the answer when libcurl
+// is content, else the failure, unless one of our callbacks has noted it.
+void transfer_explain(Transfer *transfer, CURLcode code) {
+  if (transfer->failure.kind) return;
+  read_timing(transfer);
+  if (code != CURLE_OK) {
+    explain_failure(transfer, code);
+    return;
+  }
+  CURL *easy = transfer->line->easy;
+  (void)curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &transfer->status);
+  read_final_url(transfer);
+  (void)body_commit(transfer);  // a failure is noted by itself
+}

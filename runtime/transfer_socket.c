@@ -1,0 +1,158 @@
+// The descriptors of libcurl, watched by libuv. A connection is given one
+// uv_poll when it is opened and keeps it until it is closed, however often
+// libcurl says that it has lost interest: twice per request, and starting and
+// closing a handle each time would make a request half as dear again.
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "transfer_pool.h"
+
+static void on_poll(uv_poll_t *poll, int status, int events) {
+  Socket *socket = (Socket *)poll;
+  if (!socket->wanted || !socket->shard) {
+    // An idle connection: the peer has closed it. libcurl notices before it
+    // would use it again; until then there is nothing to watch.
+    uv_poll_stop(poll);
+    socket->mask = 0;
+    return;
+  }
+  if (status < 0) socket->mask = 0;  // libuv has stopped watching
+  int bits = (status < 0 ? CURL_CSELECT_ERR : 0) |
+             (events & UV_READABLE ? CURL_CSELECT_IN : 0) |
+             (events & UV_WRITABLE ? CURL_CSELECT_OUT : 0);
+  Shard *shard = socket->shard;  // the socket may be gone after the call
+  int running;
+  (void)curl_multi_socket_action(shard->multi, socket->fd, bits, &running);
+  shard_settle(shard);
+}
+
+static void on_poll_closed(uv_handle_t *handle) {
+  free(handle);
+}
+
+static int reserve(TransferPool *pool, int fd) {
+  size_t needed = (size_t)fd + 1;
+  if (needed <= pool->socket_capacity) return 0;
+  size_t capacity = pool->socket_capacity ? pool->socket_capacity : 64;
+  while (capacity < needed)
+    capacity *= 2;
+  Socket **sockets = realloc(pool->sockets, capacity * sizeof(*sockets));
+  if (!sockets) return UV_ENOMEM;
+  memset(sockets + pool->socket_capacity, 0,
+         (capacity - pool->socket_capacity) * sizeof(*sockets));
+  pool->sockets = sockets;
+  pool->socket_capacity = capacity;
+  return 0;
+}
+
+static int add_socket(TransferPool *pool, int fd, Socket **result) {
+  int status = reserve(pool, fd);
+  if (status != 0) return status;
+  Socket *socket = calloc(1, sizeof(*socket));
+  if (!socket) return UV_ENOMEM;
+  status = uv_poll_init(&pool->reactor->loop, &socket->poll, fd);
+  if (status != 0) {
+    free(socket);
+    return status;
+  }
+  uv_unref((uv_handle_t *)&socket->poll);
+  socket->fd = fd;
+  pool->sockets[fd] = *result = socket;
+  return 0;
+}
+
+// Must precede the close of the descriptor: libuv aborts on a watcher whose
+// descriptor is gone, and the number may be in use again at once.
+static void drop_socket(TransferPool *pool, Socket *socket) {
+  pool->sockets[socket->fd] = NULL;
+  uv_poll_stop(&socket->poll);
+  if (socket->host) socket->host->connections--;
+  uv_close((uv_handle_t *)&socket->poll, on_poll_closed);
+}
+
+static void watch(Socket *socket, int mask) {
+  socket->wanted = true;
+  uv_ref((uv_handle_t *)&socket->poll);
+  if (socket->mask == mask) return;
+  socket->mask = mask;
+  (void)uv_poll_start(&socket->poll, mask, on_poll);  // fails only when closing
+}
+
+static void unwatch(TransferPool *pool, Socket *socket) {
+  if (!socket->ours) {
+    // The resolver's own pair of sockets, about which we hear nothing more.
+    drop_socket(pool, socket);
+    return;
+  }
+  socket->wanted = false;
+  uv_unref((uv_handle_t *)&socket->poll);  // an idle connection holds nobody
+}
+
+// Never returns -1: that would end every transfer of the multi handle.
+int on_socket(CURL *easy, curl_socket_t fd, int what, void *context,
+              void *unused) {
+  (void)unused;
+  Shard *shard = context;
+  TransferPool *pool = shard->pool;
+  Socket *socket =
+      (size_t)fd < pool->socket_capacity ? pool->sockets[fd] : NULL;
+  if (what == CURL_POLL_REMOVE) {
+    if (socket) unwatch(pool, socket);
+    return 0;
+  }
+  int status = socket ? 0 : add_socket(pool, fd, &socket);
+  if (status != 0) {
+    Line *line = NULL;
+    (void)curl_easy_getinfo(easy, CURLINFO_PRIVATE, (char **)&line);
+    if (line && line->transfer && !line->transfer->failure.kind) {
+      Transfer *transfer = line->transfer;
+      transfer_fail(transfer, "io", uv_err_name(status), "connect",
+                    "cannot watch a socket: %s", uv_strerror(status));
+      transfer->queue_next = pool->broken;
+      pool->broken = transfer;
+      (void)timer_start(&pool->reactor->timers, &shard->timer, 0);
+    }
+    return 0;
+  }
+  socket->shard = shard;
+  watch(socket, (what & CURL_POLL_IN ? UV_READABLE : 0) |
+                    (what & CURL_POLL_OUT ? UV_WRITABLE : 0));
+  return 0;
+}
+
+curl_socket_t on_open_socket(void *context, curlsocktype purpose,
+                             struct curl_sockaddr *address) {
+  (void)purpose;
+  Transfer *transfer = ((Line *)context)->transfer;
+  TransferPool *pool = transfer->pool;
+  int fd =
+      socket(address->family, address->socktype | SOCK_CLOEXEC | SOCK_NONBLOCK,
+             address->protocol);
+  if (fd < 0) {
+    transfer->socket_error = -errno;
+    return CURL_SOCKET_BAD;
+  }
+  Socket *socket = NULL;
+  int status = add_socket(pool, fd, &socket);
+  if (status != 0) {
+    transfer->socket_error = status;
+    close(fd);
+    return CURL_SOCKET_BAD;
+  }
+  socket->ours = true;
+  socket->host = transfer->host;
+  if (socket->host) socket->host->connections++;
+  return fd;
+}
+
+int on_close_socket(void *context, curl_socket_t fd) {
+  TransferPool *pool = context;
+  if ((size_t)fd < pool->socket_capacity && pool->sockets[fd])
+    drop_socket(pool, pool->sockets[fd]);
+  return close(fd);
+}
