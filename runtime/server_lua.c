@@ -392,9 +392,11 @@ static int f_write(lua_State *L) {
   op->request = request;
   request->write_claimed = true;
   request->writer = &op->wait;
-  if (request->stage == OVER || request->broken) {
+  // An answer without a body may be over, and well, before it is written.
+  bool over = request->stage == OVER;
+  if (request->broken || (over && request->gone)) {
     (void)wait_settle(&op->wait, UV_ECONNRESET);
-  } else if (size == 0) {
+  } else if (size == 0 || over) {
     (void)wait_settle(&op->wait, 0);
   } else {
     request_feed(request, bytes, size);  // the string stays at index 2

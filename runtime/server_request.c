@@ -408,7 +408,7 @@ void request_finish(Request *request) {
 
 void request_release(Request *request) {
   if (request->stage != OVER && !request->answered) {
-    static const char text[] = "{\"detail\":\"Internal server error\"}\n";
+    static const char text[] = "{\"detail\":\"Internal Server Error\"}\n";
     int status = request_begin(request, 500, text, sizeof(text) - 1);
     if (status == 0) {
       (void)request_add_header(request, "Content-Type", "application/json");

@@ -135,7 +135,7 @@ int upload_start_form(Upload *upload, struct MHD_Connection *connection) {
   if (!boundary_is_sane(type)) return UV_EINVAL;
   upload->form =
       MHD_create_post_processor(connection, FORM_BUFFER, on_form_data, upload);
-  return upload->form == NULL ? UV_ENOMEM : 0;
+  return upload->form == NULL ? UV_EINVAL : 0;  // a boundary it refuses
 }
 
 ssize_t upload_feed(Upload *upload, const char *data, size_t size) {

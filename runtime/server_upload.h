@@ -45,8 +45,8 @@ void upload_drop_pieces(Upload *upload);
 // `malformed`.
 void upload_end_form(Upload *upload);
 
-// Reads the body as a form from now on. Returns 0, UV_EINVAL when the request's
-// content type is none, or UV_ENOMEM.
+// Reads the body as a form from now on. Returns 0, or UV_EINVAL when the
+// request's content type is none.
 int upload_start_form(Upload *upload, struct MHD_Connection *connection);
 
 // Takes in the front of `data`, as much as the window allows, and returns how
