@@ -14,6 +14,7 @@ local agent = {}
 ---@class sbx.server.Agent
 ---@field closed boolean   true once the socket has ended
 ---@field reason? string   why
+---@field environment? table<string, string>  what every command has, unless its own says else
 ---@field private link sbx.server.Link
 local Agent = {}
 Agent.__index = Agent
@@ -55,15 +56,21 @@ local function collector(parts, limit)
   return function(call, payload)
     call:arrived(payload)
     size = size + #payload
-    if size > limit then error("its agent broke the protocol: too much output", 0) end
+    if size > limit then error("more output than was asked for", 0) end
     if call.abandoned then return end
     parts[#parts + 1] = payload
     call:allow(#payload)
   end
 end
 
-local function environment_text(env)
-  local entries, size = {}, 0
+local function environment_text(base, own)
+  local entries, size, env = {}, 0, {}
+  for name, value in pairs(base or {}) do
+    env[name] = value
+  end
+  for name, value in pairs(own) do
+    env[name] = value
+  end
   for name, value in pairs(env) do
     if type(name) ~= "string" or type(value) ~= "string" then
       error("env: expected strings for names and values", 4)
@@ -79,7 +86,7 @@ local function environment_text(env)
   return pack(">I4", #entries) .. table.concat(entries)
 end
 
-local function exec_payload(opts)
+local function exec_payload(opts, base)
   local milliseconds = 0
   if opts.timeout then
     check.number(opts.timeout, "timeout", 0, 4e6)
@@ -87,6 +94,8 @@ local function exec_payload(opts)
   end
   check.integer(opts.max_output, "max_output", 0)
   check.string(opts.command, "command")
+  check.string(opts.cwd, "cwd")
+  check.table(opts.env, "env")
   -- One user is all that such a sandbox has: another id is not mapped into it.
   if opts.user and opts.user ~= "root" and opts.user ~= "0" and opts.user ~= "" then
     io_error("EINVAL", "user: only root exists in this sandbox")
@@ -94,7 +103,7 @@ local function exec_payload(opts)
   return pack(">I4I8", milliseconds, opts.max_output)
     .. link.text(opts.cwd, "working directory", MAX_PATH, "ENAMETOOLONG")
     .. link.text(opts.command, "command", MAX_COMMAND, "E2BIG")
-    .. environment_text(opts.env)
+    .. environment_text(base, opts.env)
 end
 
 local function await_exit(self, call, opts)
@@ -134,7 +143,7 @@ function Agent:exec(options)
     command = check.none, cwd = "", env = {}, user = check.none, timeout = check.none,
     max_output = MAX_OUTPUT,
   })
-  local payload = exec_payload(opts)
+  local payload = exec_payload(opts, self.environment)
   local out, err, exit, flags = {}, {}, nil, 0
   local what = "run a command"
   if opts.cwd ~= "" then what = what .. " in " .. opts.cwd end

@@ -79,9 +79,10 @@ local function gone(reason)
   return errors.new { kind = "not_running", message = "the sandbox is not running: " .. reason }
 end
 
--- Raises inside the reader, which ends the link.
+-- Raises inside the reader, which ends the link. Strings are breaches: what the
+-- stream raises are error objects.
 local function breach(text)
-  error("its agent broke the protocol: " .. text, 0)
+  error(text, 0)
 end
 
 -- --------------------------------------------------------------------- calls
@@ -244,7 +245,11 @@ end
 local function run_reader(self)
   local ok, outcome = pcall(read_frames, self)
   local cancelled = not ok and is_cancel(outcome)
-  self:close(cancelled and "its server has ended" or tostring(outcome))
+  local reason = cancelled and "its server has ended" or tostring(outcome)
+  if not ok and not errors.is_error(outcome) then
+    reason = "its agent broke the protocol: " .. reason
+  end
+  self:close(reason)
   if cancelled then error(outcome, 0) end
 end
 

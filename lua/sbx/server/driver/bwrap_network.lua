@@ -93,11 +93,10 @@ local function await_ready(helper, ready, complaints)
   if ok and byte then return end
   helper.process:kill(9)
   local text = errors.try(task.timeout, 1, complaints.read, complaints, 4096) or ""
-  -- Its last line says what went wrong.
-  local reason = text:match("([^\n]+)\n*$") or "it did not become ready"
+  local reason = text:gsub("%s+$", ""):gsub("%c+", "; "):sub(1, 300)
   helper:stop()
   if not ok and not byte:is("timeout") then error(byte, 0) end
-  refuse("slirp4netns: " .. reason:gsub("%c", " "))
+  refuse("slirp4netns: " .. (reason ~= "" and reason or "it did not become ready"))
 end
 
 local function start_slirp(pid, as_root)
