@@ -60,6 +60,9 @@ static void on_alarm(uv_timer_t *alarm) {
     timer->on_fire(timer);
   }
   set_alarm(heap);
+  // A task may be ready now. Timers run ahead of the poll, which would sleep
+  // over it unless the loop has been told to stop.
+  uv_stop(alarm->loop);
 }
 
 static void set_alarm(TimerHeap *heap) {

@@ -1,0 +1,9 @@
+local task = require("sbx.task")
+
+test("timer: a task that a timer woke runs at once, though another timer is set", function()
+  local ended = task.move_on(30, function()
+    task.sleep(0)
+    task.sleep(0.001)
+  end)
+  assert(ended)
+end)
