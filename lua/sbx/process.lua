@@ -88,10 +88,15 @@ local function stop(child)
   if not child.core.running then return end
   signal_all(child, signals.TERM)
   signal_all(child, signals.CONT) -- a stopped one would not notice
-  local ended = child.grace > 0 and task.move_on(child.grace, child.core.wait, child.core)
-  if ended then return end
-  signal_all(child, signals.KILL)
-  child.core:wait()
+  task.scope(function(scope)
+    -- A task of its own rather than a deadline here: this may be a finalizer,
+    -- which a deadline leaves alone.
+    scope:daemon(function()
+      task.sleep(child.grace)
+      signal_all(child, signals.KILL)
+    end)
+    child.core:wait()
+  end)
 end
 
 ---Ends the child: SIGTERM to its group, SIGKILL when it still runs after its
