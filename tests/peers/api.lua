@@ -225,8 +225,10 @@ local function accept_all(server)
     local ok, request = pcall(server.listener.accept, server.listener)
     if not ok or not request then return end
     task.daemon(function()
-      -- The peer may hang up at any time; that is what some tests are about.
-      pcall(serve_one, server, request)
+      local ok, err = pcall(serve_one, server, request)
+      -- The peer may hang up at any time; that is what some tests are about. A
+      -- plain error is a mistake in the test.
+      if not ok and type(err) == "string" then error(err, 0) end
     end)
   end
 end
@@ -275,9 +277,8 @@ function Server:__close()
   assert(#failures == 0, tostring(failures[1]))
 end
 
----A TCP server for answers that are none: `fn(bytes, n)` gets what each
----connection sends first and returns what to write before it is cut. `lost` is
----how many bytes arrived on all of them.
+---A TCP server for answers that are none: `fn(bytes, n, stream)` gets what each
+---connection sends first and returns what to write before it is cut.
 ---@async
 function api.raw(fn)
   local listener = net.listen("127.0.0.1", 0)
@@ -293,7 +294,7 @@ function api.raw(fn)
         local closing <close> = stream
         raw.connections = raw.connections + 1
         local bytes = stream:read()
-        local reply = fn(bytes or "", raw.connections)
+        local reply = fn(bytes or "", raw.connections, stream)
         if reply and reply ~= "" then stream:write(reply) end
         return closing
       end)

@@ -1,0 +1,201 @@
+local task = require("sbx.task")
+local time = require("sbx.core.time")
+local timestamp = require("sbx.sandbox.timestamp")
+
+local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
+local api = dofile(here .. "peers/api.lua")
+
+local function token_answer(server, fields)
+  server.tokens = server.tokens + 1
+  local answer = {
+    token = "gateway-token-" .. server.tokens, gateway_url = server.gateway_url,
+    user_ns = "ns", job_id = "sbx-1", expires_at = time.iso(time.wall() + 600),
+  }
+  for name, value in pairs(fields or {}) do
+    answer[name] = value
+  end
+  return 200, answer
+end
+
+---@async
+local function until_count(server, op, count)
+  while server:count(op) < count do
+    task.sleep(0.001)
+  end
+end
+
+test("tokens: one token serves many calls, clear_auth_cache ends that", function()
+  local server <close> = api.start()
+  local client <close> = server:client()
+  server:add("sbx-1")
+  client:execute_command("sbx-1", "a")
+  client:upload_bytes("sbx-1", "/tmp/a", "x")
+  assert(server:count("auth") == 1)
+  client:clear_auth_cache()
+  client:execute_command("sbx-1", "a")
+  assert(server:count("auth") == 2)
+end)
+
+test("tokens: a 401 fetches one new token and repeats the call once", function()
+  local server <close> = api.start({
+    exec = function(call)
+      if call.headers.authorization == "Bearer gateway-token-1" then
+        return 401, { error = "unauthorized", message = "Token expired", code = 401 }
+      end
+    end,
+  })
+  local client <close> = server:client()
+  server:add("sbx-1")
+  assert(client:execute_command("sbx-1", "a").exit_code == 0)
+  assert(server:count("auth") == 2 and server:count("exec") == 2)
+end)
+
+test("tokens: a second 401 is an api error", function()
+  local server <close> = api.start({
+    exec = function() return 401, { error = "unauthorized", message = "no", code = 401 } end,
+  })
+  local client <close> = server:client()
+  server:add("sbx-1")
+  local err = api.failure(client.execute_command, client, "sbx-1", "a")
+  assert(err.kind == "api" and err.status == 401)
+  assert(server:count("auth") == 2 and server:count("exec") == 2)
+end)
+
+test("tokens: many 401s at once fetch one new token together", function()
+  local server <close> = api.start({
+    exec = function(call, server)
+      if call.headers.authorization == "Bearer gateway-token-1" then
+        until_count(server, "exec", 10)
+        return 401, { error = "unauthorized", message = "no", code = 401 }
+      end
+    end,
+  })
+  local client <close> = server:client()
+  server:add("sbx-1")
+  local calls = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 }
+  task.map(calls, function(i) client:execute_command("sbx-1", "echo " .. i) end)
+  assert(server:count("auth") == 2, "fetched " .. server:count("auth"))
+end)
+
+test("tokens: a failed fetch is shared by all who waited for it", function()
+  local server <close> = api.start({
+    auth = function(_, _)
+      task.sleep(0.05)
+      return 403, { detail = "no" }
+    end,
+  })
+  local client <close> = server:client()
+  server:add("sbx-1")
+  local _, failures = task.map({ 1, 2, 3, 4 }, function(i)
+    client:execute_command("sbx-1", "echo " .. i)
+  end, { on_error = "collect" })
+  assert(#failures == 4 and failures[4].status == 403)
+  assert(server:count("auth") == 1)
+end)
+
+test("tokens: a cancelled fetch is taken over by who waited for it", function()
+  local server <close> = api.start({
+    auth = function(call) if call.n == 1 then return api.HANG end end,
+  })
+  local client <close> = server:client()
+  server:add("sbx-1")
+  task.scope(function(scope)
+    local first = scope:pspawn(client.execute_command, client, "sbx-1", "a")
+    until_count(server, "auth", 1)
+    local second = scope:spawn(client.execute_command, client, "sbx-1", "b")
+    task.sleep(0.02)
+    first:cancel()
+    assert(second:join().stdout == "ran: b\n")
+  end)
+  assert(server:count("auth") == 2)
+end)
+
+test("tokens: one about to expire is renewed, a short-lived one still serves", function()
+  local lifetime = 600
+  local server <close> = api.start({
+    auth = function(_, server)
+      return token_answer(server, { expires_at = time.iso(time.wall() + lifetime) })
+    end,
+  })
+  local client <close> = server:client()
+  server:add("sbx-1")
+  -- 30 s is less than a fixed margin of 60 s would allow.
+  lifetime = 30
+  for _ = 1, 3 do
+    client:execute_command("sbx-1", "a")
+  end
+  assert(server:count("auth") == 1)
+  client:clear_auth_cache()
+  lifetime = -5
+  client:execute_command("sbx-1", "a")
+  client:execute_command("sbx-1", "a")
+  assert(server:count("auth") == 3, "an expired token is not kept")
+end)
+
+test("tokens: a malformed answer is an api error and is not kept", function()
+  for _, fields in ipairs({
+    { expires_at = "soon" }, { expires_at = 5 }, { token = "a\nb" }, { token = 7 },
+    { gateway_url = "ftp://x" }, { user_ns = false },
+  }) do
+    local server <close> = api.start({
+      auth = function(call, server)
+        return token_answer(server, call.n == 1 and fields or nil)
+      end,
+    })
+    local client <close> = server:client()
+    server:add("sbx-1")
+    local err = api.failure(client.execute_command, client, "sbx-1", "a")
+    assert(err.kind == "api" and err.code == "BAD_ANSWER", tostring(err))
+    assert(client:execute_command("sbx-1", "a").exit_code == 0)
+  end
+end)
+
+test("tokens: a gateway_url with a slash at its end", function()
+  local server <close> = api.start({
+    auth = function(_, server)
+      return token_answer(server, { gateway_url = server.gateway_url .. "/" })
+    end,
+  })
+  local client <close> = server:client()
+  server:add("sbx-1")
+  assert(client:execute_command("sbx-1", "a").exit_code == 0)
+  assert(server.last_path:find("/gw/ns/sbx%-1/exec$"), server.last_path)
+end)
+
+test("tokens: deleting a sandbox drops its token", function()
+  local server <close> = api.start()
+  local client <close> = server:client()
+  server:add("sbx-1")
+  client:execute_command("sbx-1", "a")
+  client:delete("sbx-1")
+  server:add("sbx-1")
+  client:execute_command("sbx-1", "a")
+  assert(server:count("auth") == 2)
+end)
+
+test("tokens: a token for a sandbox that is gone raises its 404", function()
+  local server <close> = api.start()
+  local client <close> = server:client()
+  local err = api.failure(client.execute_command, client, "sbx-none", "a")
+  assert(err.kind == "api" and err.status == 404 and server:count("exec") == 0)
+end)
+
+test("timestamp: reads ISO 8601 with and without a zone", function()
+  assert(timestamp.parse("2026-03-02T09:00:00Z") == 1772442000)
+  assert(timestamp.parse("2026-03-02T09:00:00") == 1772442000)
+  assert(timestamp.parse("2026-03-02T10:30:00+01:30") == 1772442000)
+  assert(timestamp.parse("2026-03-02 09:00:00.250-00:00") == 1772442000.25)
+  assert(timestamp.parse("2000-02-29T00:00:00Z") == 951782400)
+  for _, text in ipairs({ "", "now", "2026-03-02", "2026-13-02T09:00:00Z", "x2026-03-02T09" }) do
+    assert(timestamp.parse(text) == nil, text)
+  end
+  assert(timestamp.parse(5) == nil and timestamp.parse(nil) == nil)
+end)
+
+test("timestamp: reads Retry-After in both forms, within bounds", function()
+  assert(timestamp.retry_after("2", 0) == 2)
+  assert(timestamp.retry_after("99999999", 0) == 86400)
+  assert(timestamp.retry_after("Sun, 06 Nov 1994 08:49:37 GMT", 784111770) == 7)
+  assert(timestamp.retry_after("Sun, 06 Nov 1994 08:49:37 GMT", 784111999) == 0)
+  assert(timestamp.retry_after("-1", 0) == nil and timestamp.retry_after("soon", 0) == nil)
+end)
