@@ -141,6 +141,10 @@ end
 
 ---@async
 local function run_all(selected)
+  -- From its first stream on the loop keeps a spare descriptor.
+  for _, stream in ipairs({ require("sbx.core.stream").pair() }) do
+    stream:close()
+  end
   local passed, failed = 0, 0
   for _, one in ipairs(selected) do
     local before = snapshot()
