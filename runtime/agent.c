@@ -268,7 +268,10 @@ static bool set_up(Agent *agent) {
   }
   // No one in the sandbox may look into or trace this process.
   prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-  if (getpid() != 1) prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+  if (getpid() == 1)
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  else
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
   return true;
 }
 

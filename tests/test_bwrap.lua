@@ -3,6 +3,8 @@
 local bwrap = require("sbx.server.driver.bwrap")
 local errors = require("sbx.errors")
 local fs = require("sbx.fs")
+local hash = require("sbx.core.hash")
+local host = require("sbx.core.host")
 local net = require("sbx.net")
 local process = require("sbx.process")
 local task = require("sbx.task")
@@ -291,11 +293,54 @@ test("bwrap: an end that nobody asked for is told, one that was is not", functio
   other:kill()
 end)
 
+-- Processes of this machine that have `word` on their command line.
+local function processes_with(word)
+  local found = {}
+  for _, pid in ipairs(fs.list("/proc")) do
+    local line = pid:find("^%d+$") and errors.try(fs.read, "/proc/" .. pid .. "/cmdline")
+    if line and line:find(word, 1, true) then found[#found + 1] = pid end
+  end
+  return found
+end
+
+local function await_no_processes(word)
+  local left
+  for _ = 1, 500 do
+    left = processes_with(word)
+    if #left == 0 then return end
+    task.sleep(0.01)
+  end
+  error("left behind: " .. table.concat(left, " "))
+end
+
 test("bwrap: a start that is cancelled leaves nothing", function()
-  -- The runner looks for children that are left.
-  for i = 0, 5 do
-    local ok, box = task.move_on(i * 0.002, create)
+  local word = "cancelled-" .. hash.random_hex(8)
+  for i = 0, 9 do
+    local ok, box = task.move_on(i * 0.0015, create, { hostname = word })
     if ok then box:kill() end
+    assert(#processes_with(word) == 0)
+  end
+end)
+
+test("bwrap: a server that is killed at any moment leaves nothing", function()
+  local folder <close> = fs.tmpdir()
+  local word = "killed-" .. hash.random_hex(8)
+  local script = folder.path .. "/start.lua"
+  fs.write(script, ([[
+local bwrap = require("sbx.server.driver.bwrap")
+local task = require("sbx.task")
+for _ = 1, 4 do
+  task.spawn(bwrap.create, { id = "x", hostname = %q, log = function() end })
+end
+task.sleep(60)
+]]):format(word))
+  for i = 1, 12 do
+    local child <close> = process.spawn({ host.executable(), script })
+    -- Where in the start the blow falls is left to chance and to this pause.
+    task.sleep(0.01 + i * 0.004)
+    child:kill(9)
+    child:wait()
+    await_no_processes(word)
   end
 end)
 

@@ -9,9 +9,9 @@ local agent = require("sbx.server.agent")
 local core = require("sbx.core.process")
 local errors = require("sbx.errors")
 local fs = require("sbx.fs")
-local json = require("sbx.json")
 local log = require("sbx.log")
 local network = require("sbx.server.driver.bwrap_network")
+local process = require("sbx.process")
 local root = require("sbx.server.driver.bwrap_root")
 local task = require("sbx.task")
 local time = require("sbx.core.time")
@@ -25,11 +25,15 @@ local STOP_SECONDS = 5
 -- little more than the longest lifetime that can be asked for.
 local LONGEST_LIFE = 25 * 3600
 local MAX_PROCESSES, MAX_FILES = 512, 65536
-local CONTROL_FD, INFO_FD, FIRST_DATA_FD = 3, 4, 5
+local CONTROL_FD, FIRST_DATA_FD = 3, 4
 
+-- Not among them are --die-with-parent and --info-fd: bubblewrap's outer process
+-- must not be killed, nor write to a pipe that may be closed, before it has told
+-- the inner one to go on, which else would wait for that for ever. Our end is
+-- told by the control socket alone: the agent starts, finds it closed, and ends.
 local NAMESPACES = {
   "--unshare-user", "--uid", "0", "--gid", "0", "--unshare-pid", "--as-pid-1", "--unshare-net",
-  "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--die-with-parent", "--new-session",
+  "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--new-session",
 }
 
 ---@class sbx.server.driver.bwrap.Spec
@@ -99,9 +103,9 @@ local function command_line(spec, disk_bytes)
   -- and this option would hide that one in another. The filter of system calls
   -- refuses new ones in any case.
   if is_root() or not spec.network then add("--disable-userns") end
-  add("--hostname", spec.hostname, "--info-fd", tostring(INFO_FD))
-  add("--clearenv", "--setenv", "PATH", root.PATH, "--setenv", "HOME", "/root")
-  add("--setenv", "USER", "root", "--setenv", "LOGNAME", "root", "--setenv", "LANG", "C.UTF-8")
+  add("--hostname", spec.hostname, "--clearenv", "--setenv", "PATH", root.PATH)
+  add("--setenv", "HOME", "/root", "--setenv", "USER", "root", "--setenv", "LOGNAME", "root")
+  add("--setenv", "LANG", "C.UTF-8")
   local files, stdio = root.plan({
     hostname = spec.hostname,
     workdir = spec.workdir,
@@ -117,11 +121,8 @@ end
 
 local function spawn(spec, disk_bytes, uid)
   local args, stdio = command_line(spec, disk_bytes)
-  table.move({
-    { fd = 2, kind = "pipe" },
-    { fd = CONTROL_FD, kind = "socket" },
-    { fd = INFO_FD, kind = "pipe" },
-  }, 1, 3, #stdio + 1, stdio)
+  stdio[#stdio + 1] = { fd = 2, kind = "pipe" }
+  stdio[#stdio + 1] = { fd = CONTROL_FD, kind = "socket" }
   return core.spawn {
     file = "bwrap",
     args = args,
@@ -129,6 +130,8 @@ local function spawn(spec, disk_bytes, uid)
     cwd = "/",
     uid = uid,
     gid = uid,
+    -- A session of its own: a Ctrl-C on our terminal is not for sandboxes.
+    detached = true,
     stdio = stdio,
   }
 end
@@ -150,11 +153,12 @@ local function complaint(stream)
   return (text:gsub("%c+", " "):gsub("%s+$", ""))
 end
 
--- The first process of the sandbox, by its number outside of it.
-local function read_pid(stream)
-  local text = task.timeout(10, read_all, stream, 4096)
-  local ok, info = pcall(json.decode, text)
-  return ok and math.tointeger(info["child-pid"]) or nil
+-- The first process of the sandbox, by its number outside of it: the only child
+-- of bubblewrap's outer process.
+local function inner_pid(child)
+  local path = ("/proc/%d/task/%d/children"):format(child.pid, child.pid)
+  local text = errors.try(fs.read, path)
+  return text and math.tointeger(tonumber(text:match("^%d+")))
 end
 
 local function host_limits(disk_bytes)
@@ -216,20 +220,19 @@ end
 -- From the spawned child to a working sandbox; raises when it is not to be.
 local function bring_up(self, spec)
   local child = self.process
-  local info <close> = child.fds[INFO_FD]
-  local messages <close> = child.stderr
-  self.pid = read_pid(info)
   local ok, result = pcall(agent.attach, child.fds[CONTROL_FD])
   if not ok then
-    local cancelled = errors.is_error(result) and result.kind == "cancelled"
-    if cancelled then error(result, 0) end
-    child:kill(9)
-    local said = complaint(messages)
+    if errors.is_error(result) and result.kind == "cancelled" then error(result, 0) end
+    local said = complaint(child.stderr)
     if said == "" then said = tostring(result) end
     errors.raise { kind = "process", op = "start a sandbox", message = "bubblewrap: " .. said }
   end
   self.agent = result
-  if not self.pid then errors.raise { kind = "process", message = "bubblewrap: no process id" } end
+  child.stderr:close()
+  self.pid = inner_pid(child)
+  if not self.pid then
+    errors.raise { kind = "process", message = "bubblewrap: no process of the sandbox to be seen" }
+  end
   verify_user(self)
   attach_network(self, spec)
 end
@@ -289,7 +292,7 @@ function bwrap.create(given)
 
   local up, failure = pcall(bring_up, self, spec)
   if not up then
-    task.shield(2 * STOP_SECONDS + 1, self.kill, self)
+    task.shield(4 * STOP_SECONDS, self.kill, self)
     error(failure, 0)
   end
   self.agent.environment = spec.env
@@ -308,14 +311,15 @@ function Box:on_exit(fn)
   report_end(self)
 end
 
--- Without its parent bubblewrap's inner process dies too, but it is no child of
--- ours, so all we can do is look.
-local function await_gone(pid)
-  local folder = "/proc/" .. pid
-  for _ = 1, 100 do
-    if not errors.try(fs.stat, folder) then return end
-    task.sleep(0.02)
-  end
+-- For a sandbox that does not end with its socket: its first process is killed,
+-- and with it all the others; then bubblewrap's outer one has no more to wait for.
+local function force(child)
+  local pid = inner_pid(child)
+  -- A child that nobody has waited for keeps its number, so this hits no other.
+  if pid then errors.try(process.run, { "/bin/sh", "-c", "kill -9 " .. pid }, { timeout = 5 }) end
+  if task.move_on(STOP_SECONDS, child.wait, child) then return end
+  child:kill(9)
+  child:wait()
 end
 
 ---Ends the sandbox and waits until every process of it is reaped. Harmless when
@@ -331,11 +335,8 @@ function Box:kill()
   else
     child.fds[CONTROL_FD]:close()
   end
-  if not task.move_on(STOP_SECONDS, child.wait, child) then
-    child:kill(9)
-    child:wait()
-    if self.pid then await_gone(self.pid) end
-  end
+  if not task.move_on(STOP_SECONDS, child.wait, child) then force(child) end
+  child.stderr:close()
   if self.helper then
     self.helper:stop()
     self.helper = nil

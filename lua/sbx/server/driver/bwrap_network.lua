@@ -114,6 +114,7 @@ local function start_slirp(pid, as_root)
     args = args,
     env = { "PATH=" .. ENVIRONMENT.PATH },
     cwd = "/",
+    detached = true,
     stdio = {
       { fd = 2, kind = "pipe" },
       { fd = 3, kind = "pipe" },
