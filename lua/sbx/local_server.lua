@@ -67,7 +67,7 @@ local function stopper(child)
     task.shield(STOP_SECONDS + 2, function()
       child.stdin:close()
       if not task.move_on(STOP_SECONDS, child.wait, child) then
-        child:kill_group("sigkill")
+        child:kill_group("KILL")
         child:wait()
       end
     end)
@@ -83,9 +83,8 @@ end
 function local_server.start(options)
   local opts = check.options(options, { stderr = to_stderr })
   local child = process.spawn({ host.executable(), "serve", "--private" }, {
-    stdin = "pipe", stdout = "pipe", stderr = "pipe", detached = true,
+    stdin = "pipe", stdout = "pipe", stderr = "pipe", session = true,
   })
-  child:unref()
   local messages = { tail = "" }
   local relay = task.daemon(relay_messages, messages, child.stderr, opts.stderr)
   local stop = stopper(child)

@@ -18,7 +18,8 @@ local validate = require("sbx.server.validate")
 ---@field private max_active integer
 ---@field private notice fun(text: string)
 ---@field private queue sbx.server.Sandbox[]  waiting to be booted, oldest first
----@field private booting integer
+---@field private booting table<sbx.server.Sandbox, boolean>
+---@field private places integer        how many more may boot now
 ---@field private active integer        sandboxes that have not ended
 ---@field private made table<string, {fingerprint: string, id: string, at: number}>
 ---@field private noticed table<string, boolean>
@@ -31,6 +32,8 @@ local fleet = {}
 local MAX_BOOTS = 8
 local IDEMPOTENCY_WINDOW = 24 * 3600
 local KILL_SECONDS = 10
+-- Past its lifetime a sandbox ends by itself, should the server have forgotten.
+local LIFETIME_SLACK = 300
 local START_OUTPUT = 1048576
 
 ---@class sbx.server.FleetOptions
@@ -51,7 +54,8 @@ function fleet.new(options)
     minute = options.minute or 60,
     max_active = options.max_active or 2000,
     queue = {},
-    booting = 0,
+    booting = {},
+    places = MAX_BOOTS,
     active = 0,
     made = {},
     noticed = {},
@@ -59,7 +63,18 @@ function fleet.new(options)
   }, Fleet)
 end
 
--- Marks the end of a sandbox, whoever causes it. False when it had ended before.
+local start_boots
+
+-- Lets the next one boot, when `record` held a place.
+local function release_place(self, record)
+  if not self.booting[record] then return end
+  self.booting[record] = nil
+  self.places = self.places + 1
+  start_boots(self)
+end
+
+-- Marks the end of a sandbox, whoever causes it, and tells its task. False when
+-- it had ended before.
 local function finish(self, record, status, reason)
   if not record:set_status(status) then return false end
   self.active = self.active - 1
@@ -72,22 +87,9 @@ local function finish(self, record, status, reason)
     exposure:close()
   end
   record.exposures = {}
-  if record.clock then record.clock:cancel("sandbox ended") end
+  if record.life then record.life:cancel("sandbox ended") end
+  release_place(self, record)
   return true
-end
-
--- Ends what runs. The reaping must not stop half-way, whoever loses interest.
-local function reap(record)
-  task.shield(KILL_SECONDS, function()
-    if record.boot then
-      record.boot:cancel("sandbox ended")
-      record.boot:pjoin()
-    end
-    local running = record.box
-    if not running then return end
-    record.box = nil
-    running:kill()
-  end)
 end
 
 ---Ends a sandbox with `status` and waits until nothing of it runs any more.
@@ -95,18 +97,16 @@ end
 ---@param record sbx.server.Sandbox
 ---@param status string  "TERMINATED", "TIMEOUT" or "ERROR"
 ---@param reason string
----@return boolean ended  false when it had ended before
 function Fleet:stop(record, status, reason)
-  if not finish(self, record, status, reason) then return false end
-  reap(record)
-  return true
+  finish(self, record, status, reason)
+  -- Whoever loses interest meanwhile: what was begun is completed.
+  if record.life then task.shield(KILL_SECONDS, record.life.pjoin, record.life) end
 end
 
 ---Ends a sandbox because somebody asked; harmless when it has ended.
 ---@async
 ---@param record sbx.server.Sandbox
 function Fleet:delete(record)
-  record.deleted = true
   self:stop(record, "TERMINATED", "deleted")
 end
 
@@ -127,16 +127,18 @@ local function time_left(self, record)
   return math.min(left, idle_left)
 end
 
+-- Returns when the sandbox has outlived its time.
 local function watch_time(self, record)
+  record.deadline = time.now() + record.spec.timeout_minutes * self.minute
+  record.last_used = time.now()
   while not record:ended() do
     local left, reason = time_left(self, record)
-    if not left then
+    if left then
+      task.sleep(left)
+    else
       record.error_type, record.error_message = "TIMEOUT", reason
-      record.clock = nil
-      self:stop(record, "TIMEOUT", reason)
-      return
+      finish(self, record, "TIMEOUT", reason)
     end
-    task.sleep(left)
   end
 end
 
@@ -195,6 +197,7 @@ local function create_box(self, record)
     disk_size_gb = spec.disk_size_gb,
     hostname = record.id,
     workdir = sandbox.MOUNT_PATH,
+    lifetime = spec.timeout_minutes * self.minute + LIFETIME_SLACK,
     log = function(line)
       record.logs:add(line)
     end,
@@ -206,7 +209,7 @@ local function create_box(self, record)
 end
 
 local function on_exit(self, record, reason)
-  record.box = nil
+  if record:ended() then return end
   local text = tostring(reason or "ended by itself")
   record.error_type = text:lower():find("oom", 1, true) and "OOM_KILLED" or "SANDBOX_DIED"
   record.error_message = text
@@ -224,19 +227,15 @@ local function boot_failed(self, record, failure)
   finish(self, record, "ERROR", "boot failed: " .. tostring(failure))
 end
 
+-- From PENDING to RUNNING. Returns the driver's box, or nil when it failed.
 local function boot(self, record)
-  if not record:set_status("PROVISIONING") then return end
+  if not record:set_status("PROVISIONING") then return nil end
   record.logs:add("starting " .. record.spec.docker_image)
   local ok, made = pcall(create_box, self, record)
   if not ok then
     boot_failed(self, record, made)
-    return
+    return nil
   end
-  if record:ended() then
-    made:kill()
-    return
-  end
-
   record.box = made
   record.facts = {
     image_source = made.image_source,
@@ -247,33 +246,35 @@ local function boot(self, record)
   made:on_exit(function(reason)
     on_exit(self, record, reason)
   end)
-  if not record:set_status("RUNNING") then return end
-  record.deadline = time.now() + record.spec.timeout_minutes * self.minute
-  record.last_used = time.now()
-  record.logs:add("sandbox is running")
-  record.clock = self.scope:pspawn(watch_time, self, record)
-  self.scope:pspawn(run_start_command, self, record)
+  if record:set_status("RUNNING") then record.logs:add("sandbox is running") end
+  release_place(self, record)
+  return made
 end
 
-local start_boots
-
-local function boot_and_go_on(self, record)
+-- One task is the whole life of a sandbox: what the driver starts belongs to it
+-- and ends with it.
+local function live(self, record)
+  local made = boot(self, record)
+  if not made then return end
   local _ <close> = setmetatable({}, {
     __close = function()
-      record.boot = nil
-      self.booting = self.booting - 1
-      start_boots(self)
+      finish(self, record, "TERMINATED", "server stopped")
+      record.box = nil
+      task.shield(KILL_SECONDS, made.kill, made)
     end,
   })
-  boot(self, record)
+  local start_command = task.pspawn(run_start_command, self, record)
+  watch_time(self, record)
+  start_command:cancel("sandbox ended")
 end
 
 function start_boots(self)
-  while not self.closed and self.booting < MAX_BOOTS and #self.queue > 0 do
+  while not self.closed and self.places > 0 and #self.queue > 0 do
     local record = table.remove(self.queue, 1)
     if not record:ended() then
-      self.booting = self.booting + 1
-      record.boot = self.scope:pspawn(boot_and_go_on, self, record)
+      self.places = self.places - 1
+      self.booting[record] = true
+      record.life = self.scope:pspawn(live, self, record)
     end
   end
 end

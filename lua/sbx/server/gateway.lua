@@ -19,7 +19,7 @@ local MAX_COMMAND_SECONDS = 86400
 local DEFAULT_COMMAND_SECONDS = 300
 
 local function refuse_not_running(record)
-  if record.deleted or record.status == "TERMINATED" then
+  if record.status == "TERMINATED" then
     reply.refuse_gateway(502, "sandbox_not_found", "Sandbox is gone", { sandboxId = record.id })
   end
   reply.refuse_gateway(409, "sandbox_not_running", "Status is " .. record.status)
@@ -52,7 +52,8 @@ local function with_agent(record, fn)
   local agent = record.box.agent
   local ok, result = pcall(fn, agent)
   if ok then return result end
-  if record.status ~= "RUNNING" then refuse_not_running(record) end
+  local is_gone = errors.is_error(result) and result.kind == "not_running"
+  if record.status ~= "RUNNING" or is_gone then refuse_not_running(record) end
   error(result, 0)
 end
 
@@ -189,7 +190,7 @@ function gateway.upload(server, request, params)
   if announced > MAX_UPLOAD + MULTIPART_SLACK then refuse_large(MAX_UPLOAD) end
   local size = with_agent(record, function(agent)
     local source = file_source(request)
-    return (on_path(given, agent.put, agent, path, source, { mode = 420 }))
+    return (on_path(given, agent.put, agent, path, source))
   end)
   return 200, {
     success = true, path = given, size = size, timestamp = text.timestamp(time.wall()),

@@ -22,12 +22,10 @@ local time = require("sbx.core.time")
 ---@field error_type string|nil
 ---@field error_message string|nil
 ---@field termination_reason string|nil
----@field deleted boolean        ended because somebody asked
 ---@field logs sbx.server.Logs
 ---@field box table|nil          the driver's, while it runs
 ---@field facts table            what the driver really gave; stays after the end
----@field boot sbx.Task|nil  the task that starts it, while it does
----@field clock sbx.Task|nil the task that ends it when its time is up
+---@field life sbx.Task|nil  the task that starts it, watches its time and ends it
 ---@field exposures table<string, sbx.server.Exposure>
 local Sandbox = {}
 Sandbox.__index = Sandbox
@@ -54,7 +52,6 @@ function sandbox.new(spec)
     updated_at = now,
     last_used = time.now(),
     calls = 0,
-    deleted = false,
     facts = {},
     logs = logs.new(),
     exposures = {},

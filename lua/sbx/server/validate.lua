@@ -31,7 +31,7 @@ local validate = {}
 -- What clients send to mean "nothing to start". It is never run.
 validate.IDLE_COMMAND = "tail -f /dev/null"
 
-local MAX_ENVIRONMENT = 512 * 1024
+local MAX_ENVIRONMENT = 128 * 1024
 
 -- Each rule takes a value that is there and returns what to keep, or nil and
 -- what is wrong.
@@ -101,7 +101,7 @@ function validate.environment(value)
     end
     size = size + #name + #content
   end
-  if size > MAX_ENVIRONMENT then return nil, "at most 512 KiB in all" end
+  if size > MAX_ENVIRONMENT then return nil, "at most 128 KiB in all" end
   return value
 end
 
