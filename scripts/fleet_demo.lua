@@ -30,6 +30,9 @@ local function parse(words)
   else
     images = table.move(words, 1, #words, 1, {})
   end
+  for _, image in ipairs(images) do
+    if image:sub(1, 1) == "-" then error("fleet_demo: unknown arguments\n" .. usage, 0) end
+  end
   return images
 end
 

@@ -12,6 +12,7 @@
 
 local http_server = require("sbx.core.server")
 local json = require("sbx.json")
+local log = require("sbx.log")
 local net = require("sbx.core.net")
 local run = require("sbx.run")
 local sandbox = require("sbx.sandbox")
@@ -225,10 +226,10 @@ local function accept_all(server)
     local ok, request = pcall(server.listener.accept, server.listener)
     if not ok or not request then return end
     task.daemon(function()
-      local ok, err = pcall(serve_one, server, request)
+      local done, err = pcall(serve_one, server, request)
       -- The peer may hang up at any time; that is what some tests are about. A
       -- plain error is a mistake in the test.
-      if not ok and type(err) == "string" then error(err, 0) end
+      if not done and type(err) == "string" then error(err, 0) end
     end)
   end
 end
@@ -271,7 +272,9 @@ end
 
 function Server:__close()
   self.handlers = {}
+  log.set_writer(function() end)
   local failures = run.finish()
+  log.set_writer(nil)
   self.hanging = {}
   self.listener:close()
   assert(#failures == 0, tostring(failures[1]))
@@ -288,8 +291,8 @@ function api.raw(fn)
   }, { __close = function() listener:close() end })
   task.daemon(function()
     while true do
-      local ok, stream = pcall(listener.accept, listener)
-      if not ok or not stream then return end
+      local accepted, stream = pcall(listener.accept, listener)
+      if not accepted or not stream then return end
       task.daemon(function()
         local closing <close> = stream
         raw.connections = raw.connections + 1
