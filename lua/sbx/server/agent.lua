@@ -401,7 +401,7 @@ function Agent:close()
 end
 
 ---Speaks to the agent at the other end of `stream`, which it owns from here on;
----waits for its greeting. It lives in the current scope and ends with it.
+---waits for its greeting. It lives in the current task or scope and ends with it.
 ---@async
 ---@param stream table
 ---@param on_end? fun(reason: string)  called once when the link ends; must not wait

@@ -332,8 +332,8 @@ function Link:close(reason)
   self.on_end(reason)
 end
 
----Starts to speak over `stream`, which the link owns from here on. Its two tasks
----are daemons of the current scope and end with it.
+---Starts to speak over `stream`, which the link owns from here on. Its two
+---tasks are daemons of the current task or scope and end with it.
 ---@param stream table
 ---@param on_end fun(reason: string)  called once; must not wait
 ---@return sbx.server.Link

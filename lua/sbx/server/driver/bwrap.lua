@@ -261,7 +261,7 @@ local function complete(spec)
 end
 
 ---Starts a sandbox and waits until its agent is ready. It belongs to the current
----scope: when that ends, so does the sandbox.
+---task or scope: when that ends, so does the sandbox; `kill` also waits for it.
 ---@async
 ---@param given sbx.server.driver.bwrap.Spec
 ---@return sbx.server.driver.bwrap.Box
