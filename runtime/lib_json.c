@@ -64,9 +64,10 @@ static bool settle_string(lua_State *L) {
   if ((unsigned char)text[0] != CARRIER) return false;
   if (text[1] == '[') {
     push_array(L);
-  } else {
-    size_t size = lua_stringtonumber(L, text + 1);
-    (void)size;  // never 0: json_check read the same number
+  } else if (lua_stringtonumber(L, text + 1) == 0) {
+    // Only where the locale has another decimal point, and then no more than
+    // 200 characters, can Lua not read what json_check has read.
+    luaL_error(L, "json: a number too long for the locale");
   }
   lua_remove(L, -2);
   return true;
