@@ -1,9 +1,5 @@
 // libFuzzer over sbx.core.json: any text is refused with a position in it, or
 // read; what was read is written, read again and written the same.
-//
-// clang -g -fsanitize=fuzzer,address,undefined -Iruntime \
-//   $(pkg-config --cflags lua5.4) tests/fuzz/fuzz_json.c runtime/lib_json.c \
-//   runtime/json_*.c $(pkg-config --libs lua5.4 lua5.4-cjson) -lm
 
 #include <lua.h>
 
