@@ -129,6 +129,11 @@ function Gateway:read_file(path, window)
   return res.status, json.decode(res.body)
 end
 
+---The API of a running server: anything with a `url` and an `api_key`.
+function support.api(running)
+  return setmetatable({ server = running }, Api)
+end
+
 ---Runs `fn(api)` against a fresh server and stops it afterwards.
 ---@async
 function support.with_server(fn, options)
@@ -137,7 +142,7 @@ function support.with_server(fn, options)
     opts[name] = value
   end
   local running <close> = server.start(opts)
-  return fn(setmetatable({ server = running }, Api))
+  return fn(support.api(running))
 end
 
 return support

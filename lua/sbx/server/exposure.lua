@@ -98,8 +98,15 @@ local function accept_all(self)
   end
 end
 
+---@class sbx.server.exposure.Options
+---@field sandbox sbx.server.Sandbox
+---@field port integer       inside
+---@field name? string
+---@field protocol string
+---@field scope sbx.Scope    where its tasks belong
+
 ---Opens a listener and starts to serve it.
----@param options {sandbox: sbx.server.Sandbox, port: integer, name: string|nil, protocol: string, scope: table}
+---@param options sbx.server.exposure.Options
 ---@return sbx.server.Exposure
 function exposure.open(options)
   local listener = net.listen("127.0.0.1", 0)
