@@ -2,18 +2,16 @@
 // and by the loop, and freed by the one that lets go last: a child that runs on
 // after its object was collected is still reaped.
 
-#define _GNU_SOURCE  // memfd_create and its seals
+#define _GNU_SOURCE  // environ
 #include <errno.h>
-#include <fcntl.h>
 #include <lauxlib.h>
 #include <limits.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
+#include "child_fd.h"
 #include "luax.h"
 #include "reactor.h"
 #include "stream.h"
@@ -31,6 +29,7 @@ typedef struct Process {
   int signal;           // what killed it, else 0
   bool detached;        // it leads its own session and process group
   bool sweeps;          // at its exit the rest of its group is killed
+  bool released;        // it may outlive the program
   bool running;
   bool held_by_loop;  // until the close callback of the handle
 } Process;
@@ -41,29 +40,11 @@ struct ExitWait {
   ExitWait *previous, *next;
 };
 
-typedef enum FdKind {
-  FD_PIPE,
-  FD_SOCKET,
-  FD_NULL,
-  FD_INHERIT,
-  FD_BYTES
-} FdKind;
-
-typedef struct Fd {
-  int number;  // in the child
-  FdKind kind;
-  int from;          // our descriptor, for FD_INHERIT
-  const char *data;  // for FD_BYTES, borrowed from the options
-  size_t size;
-  Stream **slot;  // where our end goes, for FD_PIPE and FD_SOCKET
-  int opened;     // the child's end, ours to close after the start; else -1
-} Fd;
-
 // Everything that uv_spawn wants, gathered before anything is opened.
 typedef struct Spawn {
   uv_process_options_t options;
   uv_stdio_container_t stdio[MAX_FDS];
-  Fd fds[MAX_FDS];
+  ChildFd fds[MAX_FDS];
   int count;
 } Spawn;
 
@@ -97,88 +78,16 @@ static void close_exit_wait(Wait *wait) {
   wait_done(wait);
 }
 
-// The ends of the child's descriptors
-
-// A file in memory that holds the bytes, can no longer change, and is read from
-// the start. Returns the descriptor or a negated errno.
-static int open_bytes(const Fd *fd) {
-  int file = memfd_create("sbxlua", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  if (file < 0) return -errno;
-  size_t done = 0;
-  while (done < fd->size) {
-    ssize_t size = write(file, fd->data + done, fd->size - done);
-    if (size < 0 && errno == EINTR) continue;
-    if (size < 0) break;
-    done += (size_t)size;
-  }
-  int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL;
-  if (done < fd->size || fcntl(file, F_ADD_SEALS, seals) != 0 ||
-      lseek(file, 0, SEEK_SET) != 0) {
-    int status = -errno;
-    (void)close(file);
-    return status;
-  }
-  return file;
-}
-
-// Opens the two ends of a pipe or a socket pair; ours becomes a Stream.
-static int open_pair(uv_loop_t *loop, Fd *fd, const char *program) {
-  static const char *const names[] = {"stdin", "stdout", "stderr"};
-  const int ours = UV_NONBLOCK_PIPE;
-  int ends[2];  // ours, the child's
-  int status;
-  if (fd->kind == FD_SOCKET) {
-    status = uv_socketpair(SOCK_STREAM, 0, ends, ours, 0);
-  } else if (fd->number == 0) {
-    int pipe[2];  // reading end, writing end
-    status = uv_pipe(pipe, 0, ours);
-    ends[0] = pipe[1];
-    ends[1] = pipe[0];
-  } else {
-    status = uv_pipe(ends, ours, 0);
-  }
-  if (status != 0) return status;
-  fd->opened = ends[1];
-  char name[sizeof((*fd->slot)->name)];
-  if (fd->number <= 2) {
-    (void)snprintf(name, sizeof(name), "%s of %s", names[fd->number], program);
-  } else {
-    (void)snprintf(name, sizeof(name), "fd %d of %s", fd->number, program);
-  }
-  return stream_adopt(fd->slot, loop, ends[0], name);
-}
-
-static int open_fd(uv_loop_t *loop, Spawn *spawn, Fd *fd) {
-  uv_stdio_container_t *container = &spawn->stdio[fd->number];
-  int status = 0;
-  switch (fd->kind) {
-  case FD_PIPE:
-  case FD_SOCKET:
-    status = open_pair(loop, fd, spawn->options.file);
-    break;
-  case FD_NULL:
-    fd->opened = open("/dev/null", O_RDWR | O_CLOEXEC);
-    status = fd->opened < 0 ? -errno : 0;
-    break;
-  case FD_BYTES:
-    fd->opened = open_bytes(fd);
-    status = fd->opened < 0 ? fd->opened : 0;
-    break;
-  case FD_INHERIT:
-    break;
-  }
-  if (status != 0) return status;
-  container->flags = UV_INHERIT_FD;
-  container->data.fd = fd->kind == FD_INHERIT ? fd->from : fd->opened;
-  return 0;
-}
-
 // Opens all ends and starts the child. On failure the streams stay with their
 // userdata and the process handle is closed.
 static int start(uv_loop_t *loop, Process *process, Spawn *spawn) {
   int status = 0;
   for (int i = 0; i < spawn->count && status == 0; i++) {
-    status = open_fd(loop, spawn, &spawn->fds[i]);
+    ChildFd *fd = &spawn->fds[i];
+    uv_stdio_container_t *container = &spawn->stdio[fd->number];
+    status = child_fd_open(loop, fd, spawn->options.file);
+    container->flags = UV_INHERIT_FD;
+    container->data.fd = fd->kind == FD_INHERIT ? fd->from : fd->opened;
   }
   if (status == 0) {
     process->held_by_loop = true;
@@ -205,8 +114,11 @@ static char *check_text(lua_State *L, const char *name) {
   size_t size = 0;
   const char *text =
       lua_type(L, -1) == LUA_TSTRING ? lua_tolstring(L, -1, &size) : NULL;
-  if (text == NULL) luaL_error(L, "%s: expected a string", name);
-  if (strlen(text) != size) luaL_error(L, "%s: contains a zero byte", name);
+  if (text == NULL) {
+    luaL_error(L, "%s: expected a string", name);
+  } else if (strlen(text) != size) {
+    luaL_error(L, "%s: contains a zero byte", name);
+  }
   lua_pop(L, 1);
   return (char *)text;  // libuv's type lacks a const; it does not write
 }
@@ -247,7 +159,7 @@ static void check_fd(lua_State *L, Spawn *spawn, int fds) {
   for (int i = 0; i < spawn->count; i++) {
     if (spawn->fds[i].number == number) luaL_error(L, "stdio: fd given twice");
   }
-  Fd *fd = &spawn->fds[spawn->count];
+  ChildFd *fd = &spawn->fds[spawn->count];
   fd->number = (int)number;
   fd->opened = -1;
   const char *kind = field_string(L, entry, "kind", "");
@@ -255,7 +167,7 @@ static void check_fd(lua_State *L, Spawn *spawn, int fds) {
   while (kinds[index] != NULL && strcmp(kinds[index], kind) != 0)
     index++;
   if (kinds[index] == NULL) luaL_error(L, "stdio: unknown kind '%s'", kind);
-  fd->kind = (FdKind)index;
+  fd->kind = (ChildFdKind)index;
   lua_Integer from = field_integer(L, entry, "from", number);
   if (from < 0 || from > INT_MAX) luaL_error(L, "stdio: from out of range");
   fd->from = (int)from;
@@ -435,12 +347,29 @@ static int f_kill_group(lua_State *L) {
   return 1;
 }
 
+// unref(): lets the child outlive the program.
+static int f_unref(lua_State *L) {
+  check_process(L)->released = true;
+  return 0;
+}
+
+// Nobody waits any more at the end of the program: the child is asked to end
+// too, unless it was let go.
+static void leave_behind(Process *process) {
+  int pid = process->handle.pid;
+  if (!process->released) {
+    (void)kill(process->detached ? -pid : pid, SIGTERM);
+  }
+  uv_close((uv_handle_t *)&process->handle, on_closed);
+}
+
 static int gc_process(lua_State *L) {
   Process **slot = lua_touserdata(L, 1);
   Process *process = *slot;
   *slot = NULL;
   if (process == NULL) return 0;
   process->handle.data = NULL;
+  if (process->running && reactor_of(L)->closing) leave_behind(process);
   if (!process->held_by_loop) free(process);
   return 0;
 }
@@ -470,6 +399,7 @@ static const luaL_Reg methods[] = {
     {"wait",       f_wait      },
     {"kill",       f_kill      },
     {"kill_group", f_kill_group},
+    {"unref",      f_unref     },
     {NULL,         NULL        },
 };
 

@@ -293,6 +293,23 @@ test("process.spawn: fifty at once", function()
   end)
 end)
 
+test("process.spawn: what still runs at the end of the program is ended", function()
+  local dir <close> = fs.tmpdir()
+  fs.write(dir.path .. "/x.lua", [[
+    local process = require("sbx.process")
+    kept = process.spawn({ "sleep", "1000" }, { stdout = "null", stderr = "null" })
+    kept:unref()
+    ended = process.spawn({ "sleep", "1000" })
+    print(kept.pid, ended.pid)
+  ]])
+  local result = process.run({ host.executable(), dir.path .. "/x.lua" }, { check = true })
+  local kept, ended = result.stdout:match("(%d+)%s+(%d+)")
+  assert(runs(kept))
+  process.run({ "kill", kept }, { check = true })
+  await_gone(ended)
+  await_gone(kept)
+end)
+
 test("process: a plain file cannot be opened as a stream", function()
   local dir <close> = fs.tmpdir()
   fs.write(dir.path .. "/x.lua", [[

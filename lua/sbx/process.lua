@@ -115,9 +115,11 @@ end
 
 Process.__close = Process.close
 
----Lets the child run on after `close` and the end of the program.
+---Lets the child run on after `close` and the end of the program, which sends
+---SIGTERM to every other child that still runs.
 function Process:unref()
   self.released = true
+  self.core:unref()
 end
 
 local function check_argv(argv, level)

@@ -1,6 +1,7 @@
 ---@meta sbx.core.process
 
--- Child processes. A child of a collected object runs on and is still reaped.
+-- Child processes. A child of a collected object runs on and is still reaped; one
+-- that runs at the end of the program gets SIGTERM.
 
 ---@class sbx.core.process
 local process = {}
@@ -53,5 +54,8 @@ function Process:kill(signal) end
 ---@param sweep? boolean  when the child ends, kill what is left of its group
 ---@return boolean sent  false once the child has ended
 function Process:kill_group(signal, sweep) end
+
+---Lets it run on at the end of the program, which otherwise sends it SIGTERM.
+function Process:unref() end
 
 return process
