@@ -29,12 +29,27 @@ static void close_accept(Wait *wait) {
   wait_done(wait);
 }
 
+static int end_accept(lua_State *L, int status, lua_KContext context);
+
+// Waits for a request, then runs end_accept.
+static int await_request(lua_State *L, Server *server) {
+  lua_settop(L, 1);
+  AcceptWait *op = wait_new(L, sizeof(*op), close_accept, "accept");
+  op->server = server;
+  server->accept_claimed = true;
+  server->acceptor = &op->wait;
+  if (server->first != NULL) (void)wait_settle(&op->wait, 0);
+  return wait_yield(L, &op->wait, end_accept);
+}
+
 static int end_accept(lua_State *L, int status, lua_KContext context) {
   const Wait *wait = (const Wait *)context;
   Server *server = *check_listener(L);
   if (server != NULL) server->accept_claimed = false;
   if (wait->status != 0) return raise_error(L, wait->status, "accept");
   if (server == NULL) return raise_error(L, UV_EBADF, "accept");
+  // The client may have gone between the wake-up and now.
+  if (server->first == NULL) return await_request(L, server);
   server_request_push(L, server);
   return 1;
 }
@@ -45,14 +60,7 @@ static int f_accept(lua_State *L) {
   Server *server = *check_listener(L);
   if (server == NULL) return raise_error(L, UV_EBADF, "accept");
   if (server->accept_claimed) return luaL_error(L, "another task is accepting");
-
-  lua_settop(L, 1);
-  AcceptWait *op = wait_new(L, sizeof(*op), close_accept, "accept");
-  op->server = server;
-  server->accept_claimed = true;
-  server->acceptor = &op->wait;
-  if (server->first != NULL) (void)wait_settle(&op->wait, 0);
-  return wait_yield(L, &op->wait, end_accept);
+  return await_request(L, server);
 }
 
 // Serves close, __close and __gc.

@@ -37,7 +37,10 @@ void server_schedule(Server *server) {
 static void run(Server *server) {
   (void)uv_idle_stop(&server->soon);
   (void)uv_timer_stop(&server->timer);
+  server->freed = false;
   (void)MHD_run(server->daemon);  // fails only when the daemon is stopping
+  // At its limit the daemon stops listening, and looks again only when it runs.
+  if (server->freed) server_schedule(server);
   MHD_UNSIGNED_LONG_LONG timeout_ms;
   if (MHD_get_timeout(server->daemon, &timeout_ms) != MHD_YES) return;
   if (timeout_ms == 0) {
@@ -55,23 +58,27 @@ static void on_connection_closed(uv_handle_t *handle) {
   free(handle->data);
 }
 
+// libmicrohttpd works with edges: an end that came in one with the last bytes
+// escapes it, and while a connection is suspended it sees nothing at all.
 static void on_peer_closed(uv_poll_t *poll, int status, int events) {
   Connection *connection = poll->data;
   (void)uv_poll_stop(poll);  // it would go on telling
   connection->peer_closed = true;
   Request *request = connection->request;
   if (request != NULL && request->stage >= READY) request->gone = true;
+  if (request != NULL && request->suspended) return;
+  MHD_suspend_connection(connection->socket);
+  MHD_resume_connection(connection->socket);  // it looks at the socket anew
+  server_schedule(connection->server);
 }
 
-void connection_watch(Connection *connection) {
-  if (connection->peer_closed) connection->request->gone = true;
-  if (connection->watching) return;
+static void watch_peer(Connection *connection) {
   const union MHD_ConnectionInfo *info = MHD_get_connection_info(
-      connection->request->socket, MHD_CONNECTION_INFO_CONNECTION_FD);
+      connection->socket, MHD_CONNECTION_INFO_CONNECTION_FD);
   if (info == NULL) return;
   uv_poll_t *poll = &connection->poll;
   poll->data = connection;
-  // Without the watch the peer is missed only when the answer is sent.
+  // Without the watch the peer is missed later, when its time is over.
   int status = uv_poll_init(connection->server->loop, poll, info->connect_fd);
   if (status != 0) return;
   connection->watching = true;
@@ -82,12 +89,17 @@ void connection_watch(Connection *connection) {
 static void on_connection(void *cls, struct MHD_Connection *socket,
                           void **context,
                           enum MHD_ConnectionNotificationCode what) {
+  Server *server = cls;
   if (what == MHD_CONNECTION_NOTIFY_STARTED) {
     Connection *connection = calloc(1, sizeof(*connection));
-    if (connection != NULL) connection->server = cls;
     *context = connection;  // NULL is refused with the first request
+    if (connection == NULL) return;
+    connection->server = server;
+    connection->socket = socket;
+    watch_peer(connection);
     return;
   }
+  server->freed = true;
   Connection *connection = *context;
   *context = NULL;
   if (connection == NULL) return;
@@ -114,6 +126,22 @@ Request *server_next(Server *server) {
   if (server->first == NULL) server->last = NULL;
   request->next_queued = NULL;
   return request;
+}
+
+bool server_unqueue(Server *server, Request *request) {
+  Request *previous = NULL, *at = server->first;
+  while (at != NULL && at != request) {
+    previous = at;
+    at = at->next_queued;
+  }
+  if (at == NULL) return false;
+  if (previous == NULL)
+    server->first = request->next_queued;
+  else
+    previous->next_queued = request->next_queued;
+  if (server->last == request) server->last = previous;
+  request->next_queued = NULL;
+  return true;
 }
 
 static int parse_address(const ServerOptions *options,

@@ -23,6 +23,7 @@ typedef struct Server {
   size_t max_header;  // bytes
   int port;           // the one in use
   bool closing;
+  bool freed;             // a connection ended in this turn
   Request *live;          // all that libmicrohttpd holds
   Request *first, *last;  // the queue of those nobody has accepted
   bool accept_claimed;    // a task is in `accept`
@@ -31,8 +32,9 @@ typedef struct Server {
 
 // A connection of a peer; lives from its accept until its socket is closed.
 typedef struct Connection {
-  uv_poll_t poll;  // sees the peer go while libmicrohttpd is suspended
+  uv_poll_t poll;  // sees the peer go
   Server *server;
+  struct MHD_Connection *socket;
   Request *request;  // the one being served, else NULL
   bool watching;     // `poll` is open
   bool peer_closed;  // it will send no more
@@ -65,8 +67,7 @@ void server_schedule(Server *server);
 // For server_request.c: takes a new request into the queue.
 void server_enqueue(Server *server, Request *request);
 
-// For server_request.c: notices from now on when the peer closes, and notes it
-// in whichever request the connection is serving by then.
-void connection_watch(Connection *connection);
+// For server_request.c: takes it out again, if it is still in there.
+bool server_unqueue(Server *server, Request *request);
 
 #endif

@@ -234,7 +234,7 @@ static int f_read_all(lua_State *L) {
   if (request->body.form != NULL) {
     return luaL_error(L, "read_all: the body is read as a form");
   }
-  bool announced = request->length != UINT64_MAX && !request->body.started;
+  bool announced = request->length != UINT64_MAX && !request->body.taken;
   if (announced && request->length > (uint64_t)max) {
     return raise_too_large(L, max);
   }

@@ -190,27 +190,32 @@ static void offer(Server *server, Request *request) {
   server_enqueue(server, request);
 }
 
+// Whether so much is announced that throwing it away makes no sense.
+static bool is_huge(const Request *request) {
+  return request->length != UINT64_MAX && request->length > DISCARD_LIMIT;
+}
+
 static enum MHD_Result first_call(Server *server, Request *request,
                                   const char *method, const char *version) {
   unsigned refusal = read_head(server, request, method, version);
   if (refusal != 0) return refuse(request, refusal);
-  if (request->length == 0) {
-    // An answer queued at this point would close the connection, so it waits
-    // for the call that ends the body, which follows at once.
-    request->stage = BODY;
+  bool hold = request->expects_continue && request->length > 0;
+  if (hold || is_huge(request)) {
+    suspend(request);
+    offer(server, request);
     return MHD_YES;
   }
-  suspend(request);
-  offer(server, request);
+  // An answer queued at this point would close the connection, so even one to
+  // a request without a body waits for the call that ends it.
+  request->stage = BODY;
+  if (request->length > 0) offer(server, request);
   return MHD_YES;
 }
 
 // The handler has asked for the body, or has answered without it.
 static enum MHD_Result leave_headers(Request *request) {
-  bool unsent = request->expects_continue;
-  bool huge = request->length != UINT64_MAX && request->length > DISCARD_LIMIT;
-  if (request->answered && (unsent || huge)) return queue_answer(request);
-  if (request->answered || request->wants_body) {
+  if (request->answered) return queue_answer(request);
+  if (request->wants_body) {
     request->stage = BODY;  // libmicrohttpd sends the 100 now, if one is due
     return MHD_YES;
   }
@@ -241,6 +246,7 @@ static enum MHD_Result receive(Request *request, const char *data,
 
 static void end_body(Server *server, Request *request) {
   request->stage = READY;
+  request->gone = request->connection->peer_closed;
   upload_end_form(&request->body);
   request->body.ended = true;
   wake_reader(request);
@@ -267,7 +273,6 @@ enum MHD_Result on_request(void *cls, struct MHD_Connection *socket,
   if (request->stage == BODY) end_body(server, request);
   if (request->answered) return queue_answer(request);
   suspend(request);
-  connection_watch(request->connection);
   return MHD_YES;
 }
 
@@ -284,6 +289,7 @@ void on_request_over(void *cls, struct MHD_Connection *socket, void **context,
   request->connection = NULL;
   request->socket = NULL;
   unlink_request(cls, request);
+  if (server_unqueue(cls, request)) request->holders--;  // nobody took it
   upload_end_form(&request->body);
   if (request->reader != NULL) {
     (void)wait_settle(request->reader, UV_ECONNRESET);
@@ -302,11 +308,6 @@ void request_want_body(Request *request) {
 
 int request_start_form(Request *request) {
   if (request->stage == OVER) return UV_ECONNRESET;
-  if (request->body.started || request->body.form != NULL) return UV_EALREADY;
-  if (request->stage == READY) {  // an empty body is no form
-    request->body.malformed = true;
-    return 0;
-  }
   return upload_start_form(&request->body, request->socket);
 }
 
@@ -351,7 +352,6 @@ static ssize_t on_stream(void *cls, uint64_t position, char *out, size_t max) {
     return MHD_CONTENT_READER_END_WITH_ERROR;
   }
   suspend(request);
-  connection_watch(request->connection);
   return 0;
 }
 

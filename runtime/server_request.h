@@ -5,7 +5,7 @@
 // libmicrohttpd works on a connection only while it is not suspended, and every
 // request is suspended whenever it waits for its handler:
 //
-//   HEADERS  the handler has not asked for the body; nothing of it is read
+//   HEADERS  the peer holds the body back until the handler asks for it
 //   BODY     the body arrives; suspended while the reader is behind
 //   READY    all has arrived; suspended until there is an answer
 //   REPLY    the answer goes out; suspended while a streamed one has no bytes
@@ -87,8 +87,8 @@ void request_release(Request *request);
 // Starts or goes on with receiving the body, if there is room for more of it.
 void request_want_body(Request *request);
 
-// Switches the body to a form; see upload_start_form. UV_ECONNRESET when it is
-// too late for the connection, UV_EALREADY when raw bytes were read.
+// Switches the body to a form; see upload_start_form. UV_ECONNRESET when the
+// connection is over.
 int request_start_form(Request *request);
 
 // Begins an answer that request_send will give: with these bytes, which are

@@ -27,12 +27,18 @@ void upload_want_whole(Upload *upload, size_t max) {
   upload->whole = true;
 }
 
-void upload_shift(Upload *upload) {
+static Piece *detach(Upload *upload) {
   Piece *piece = upload->first;
+  if (piece == NULL) return NULL;
   upload->first = piece->next;
   if (upload->first == NULL) upload->last = NULL;
   upload->queued -= piece->length;
-  free(piece);
+  return piece;
+}
+
+void upload_shift(Upload *upload) {
+  upload->taken = true;
+  free(detach(upload));
 }
 
 void upload_drop_pieces(Upload *upload) {
@@ -126,8 +132,29 @@ static bool boundary_is_sane(const char *type) {
   return length >= 1 && length <= LONGEST_BOUNDARY;
 }
 
+static void parse_form(Upload *upload, const char *data, size_t size) {
+  if (upload->malformed) return;
+  if (MHD_post_process(upload->form, data, size) == MHD_YES) return;
+  upload->malformed = true;
+}
+
+// Lets the parser have what arrived before the reader said it is a form.
+static void parse_again(Upload *upload) {
+  Piece *raw = upload->first;
+  upload->first = upload->last = NULL;
+  upload->queued = 0;
+  while (raw != NULL) {
+    Piece *next = raw->next;
+    parse_form(upload, raw->bytes, raw->length);
+    free(raw);
+    raw = next;
+  }
+  if (upload->ended) upload_end_form(upload);
+}
+
 int upload_start_form(Upload *upload, struct MHD_Connection *connection) {
   static const char multipart[] = "multipart/form-data";
+  if (upload->taken || upload->form != NULL) return UV_EALREADY;
   const char *type =
       MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Content-Type");
   if (type == NULL) return UV_EINVAL;
@@ -135,11 +162,12 @@ int upload_start_form(Upload *upload, struct MHD_Connection *connection) {
   if (!boundary_is_sane(type)) return UV_EINVAL;
   upload->form =
       MHD_create_post_processor(connection, FORM_BUFFER, on_form_data, upload);
-  return upload->form == NULL ? UV_EINVAL : 0;  // a boundary it refuses
+  if (upload->form == NULL) return UV_EINVAL;  // a boundary it refuses
+  parse_again(upload);
+  return 0;
 }
 
 ssize_t upload_feed(Upload *upload, const char *data, size_t size) {
-  upload->started = true;
   if (upload->malformed) return (ssize_t)size;
   if (upload_full(upload)) return 0;
   size_t room = upload->window - upload->queued;
@@ -147,8 +175,6 @@ ssize_t upload_feed(Upload *upload, const char *data, size_t size) {
   if (upload->form == NULL) {
     return push(upload, data, size, NULL, NULL) ? (ssize_t)size : -1;
   }
-  if (MHD_post_process(upload->form, data, size) != MHD_YES) {
-    upload->malformed = true;
-  }
+  parse_form(upload, data, size);
   return (ssize_t)size;
 }

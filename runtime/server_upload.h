@@ -28,7 +28,7 @@ typedef struct Upload {
   struct MHD_PostProcessor *form;  // NULL for a raw body
   unsigned part;                   // the part that is arriving
   size_t part_bytes;               // of it, until now
-  bool started;                    // something was taken in
+  bool taken;                      // a reader has had some of it
   bool whole;                      // the reader wants all of it at once
   bool ended;                      // the last byte was taken in
   bool malformed;                  // it is no form, or a broken one
@@ -45,8 +45,9 @@ void upload_drop_pieces(Upload *upload);
 // `malformed`.
 void upload_end_form(Upload *upload);
 
-// Reads the body as a form from now on. Returns 0, or UV_EINVAL when the
-// request's content type is none.
+// Reads the body as a form, from its beginning. Returns 0, UV_EALREADY when a
+// reader has had some of it, or UV_EINVAL when the request's content type is
+// none.
 int upload_start_form(Upload *upload, struct MHD_Connection *connection);
 
 // Takes in the front of `data`, as much as the window allows, and returns how
@@ -69,7 +70,7 @@ static inline bool upload_ready(const Upload *upload) {
 void upload_want_piece(Upload *upload);
 void upload_want_whole(Upload *upload, size_t max);
 
-// Frees the first piece.
+// Frees the first piece: a reader has it.
 void upload_shift(Upload *upload);
 
 #endif
