@@ -155,12 +155,12 @@ local function notice(line)
 end
 
 local function greet(running, driver, key_path)
-  local key = "as PRIME_API_KEY is set here"
-  if key_path then key = ('"$(cat %s)"'):format(key_path) end
+  local key = "the same PRIME_API_KEY as here"
+  if key_path then key = ('export PRIME_API_KEY="$(cat %s)"'):format(key_path) end
   say(([[
 sbxlua serve: listening on %s, driver %s. From another shell:
   export PRIME_API_BASE_URL=%s
-  export PRIME_API_KEY=%s
+  %s
   sbxlua script.lua
 Ctrl-C stops the server and deletes every sandbox.
 ]]):format(running.url, driver.name, running.url, key))
