@@ -29,7 +29,7 @@
 
 // A server that stops reading is not listened to either: what it asks for could
 // only be answered into memory.
-enum { DEAF_WATER = 4 * 1024 * 1024 };
+enum { DEAF_WATER = 4 * 1024 * 1024, LONGEST_PAUSE_MS = 3600 * 1000 };
 
 int poll_add(Agent *agent, int fd, short events) {
   if (agent->poll_count == agent->poll_capacity) {
@@ -49,7 +49,8 @@ int poll_add(Agent *agent, int fd, short events) {
 }
 
 short poll_events(const Agent *agent, int place) {
-  return place < 0 ? 0 : agent->polls[place].revents;
+  if (place < 0) return 0;
+  return agent->polls[place].revents;
 }
 
 void wake_by(Agent *agent, int64_t at) {
@@ -187,7 +188,7 @@ static void turn(Agent *agent) {
 
   int64_t pause = agent->wake_at - milliseconds();
   if (pause < 0) pause = 0;
-  if (pause > 3600 * 1000) pause = 3600 * 1000;
+  if (pause > LONGEST_PAUSE_MS) pause = LONGEST_PAUSE_MS;
   if (poll(agent->polls, agent->poll_count, (int)pause) < 0)
     for (size_t i = 0; i < agent->poll_count; i++)
       agent->polls[i].revents = 0;

@@ -41,8 +41,6 @@ typedef struct Exec {
   uint8_t flags;
 } Exec;
 
-extern char **environ;
-
 static void close_fd(int *fd) {
   if (*fd >= 0) close(*fd);
   *fd = -1;

@@ -101,7 +101,7 @@ static bool have_children(void) {
 }
 
 void tree_kill(void) {
-  const struct timespec pause = {0, 1000 * 1000};
+  const struct timespec pause = {0, 1000000};
   while (have_children()) {
     // Stopped processes keep their places under the process limit, so that even
     // a fork bomb runs out of them; then all can be killed at rest.

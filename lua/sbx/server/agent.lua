@@ -233,6 +233,7 @@ function Agent:get(path, sink, options)
   local call <close> = self.link:call("read " .. path, {
     [link.OPENED] = function(_, frame)
       total = unpack(">I8", frame)
+      if total < 0 then error("a file of impossible size", 0) end
     end,
     [link.DATA] = function(call, bytes)
       call:arrived(bytes)
@@ -261,6 +262,7 @@ function Agent:stat(path)
   local call <close> = self.link:call("look at " .. path, {
     [link.STATED] = function(call, frame)
       local type, mode, size, mtime = unpack(">BI4I8i8", frame)
+      if size < 0 then error("a file of impossible size", 0) end
       result = { type = FILE_TYPES[type] or "other", size = size, mode = mode }
       result.mtime = mtime / 1e9
       call:finish()
