@@ -398,6 +398,27 @@ test("listener: an answer given just before closing arrives", function()
   assert(receive(waiting) == "")
 end)
 
+test("listener: a client that leaves before it is accepted is passed over", function()
+  local listener <close> = core.listen {}
+  task.scope(function(scope)
+    local accepted = scope:spawn(function()
+      return listener:accept()
+    end)
+    for i = 1, 20 do
+      local _ <close> = connect(listener,
+        "POST /left HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n" .. i)
+    end
+    local stay <close> = connect(listener, "GET /stays HTTP/1.1\r\nHost: h\r\n\r\n")
+    local request = accepted:join()
+    while request.path == "/left" do
+      request:close()
+      request = listener:accept()
+    end
+    request:respond(200, nil, "found")
+    assert(receive(stay, "found"))
+  end)
+end)
+
 test("listener: one task at a time may accept, read or write", function()
   local listener <close> = core.listen {}
   local stream <close> =

@@ -196,9 +196,15 @@ test("listener: more clients than it may have wait their turn", function()
   end)
 end)
 
-local function peak_memory()
+local function status_bytes(name)
   local file <close> = assert(io.open("/proc/self/status"))
-  return tonumber(file:read("a"):match("VmHWM:%s*(%d+) kB")) * 1024
+  return tonumber(file:read("a"):match(name .. ":%s*(%d+) kB")) * 1024
+end
+
+-- The address sanitizer keeps freed memory for a while; its shadow is far
+-- larger than any machine.
+local function keeps_freed_memory()
+  return status_bytes("VmSize") > 1 << 42
 end
 
 test("listener: 64 MiB pass through in flat memory", { timeout = 120 }, function()
@@ -206,7 +212,7 @@ test("listener: 64 MiB pass through in flat memory", { timeout = 120 }, function
   local piece = ("d"):rep(65536)
   local listener <close> = core.listen {}
   local url = ("http://127.0.0.1:%d/"):format(listener.port)
-  local before = peak_memory()
+  local before = status_bytes("VmHWM")
   local function transfer(command, answer)
     task.gather {
       function()
@@ -239,7 +245,8 @@ test("listener: 64 MiB pass through in flat memory", { timeout = 120 }, function
     end
     request:finish()
   end)
-  assert(peak_memory() - before < 16 << 20, "memory grew with the transfer")
+  local grown = status_bytes("VmHWM") - before
+  assert(grown < 16 << 20 or keeps_freed_memory(), "memory grew with the transfer")
 end)
 
 test("listener: a held request costs no time", function()

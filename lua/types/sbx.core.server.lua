@@ -3,6 +3,7 @@
 -- The HTTP listener. It speaks HTTP/1.0 and 1.1, with keep-alive, chunked
 -- bodies and `Expect: 100-continue`; the 100 is sent when the handler first
 -- reads the body. Malformed requests are refused before a handler sees them.
+-- A client that shuts its side down before the answer counts as gone.
 
 ---@class sbx.core.server
 local server = {}
