@@ -29,19 +29,28 @@ void task_ready(Task *task) {
 
 // ---- finalizers
 
-// Whether the function at this level was called as a `__close` metamethod: it
-// is the one that its first argument's metatable names. The VM's own answer
-// ("metamethod close") is missing while an error unwinds.
-static bool is_close_call(lua_State *L, lua_Debug *ar) {
-  bool found = false;
-  lua_getinfo(L, "f", ar);  // function
-  if (lua_getlocal(L, ar, 1)) {
-    if (luaL_getmetafield(L, -1, "__close") != LUA_TNIL) {
-      found = lua_rawequal(L, -1, -3);
-      lua_pop(L, 1);
-    }
-    lua_pop(L, 1);
+// Whether `function` (an absolute index) is the `__close` metamethod of one of
+// the values in the frame `caller`, named or not.
+static bool closes_value_of(lua_State *L, int function, lua_Debug *caller) {
+  for (int slot = 1; lua_getlocal(L, caller, slot); slot++) {
+    bool found = luaL_getmetafield(L, -1, "__close") != LUA_TNIL &&
+                 lua_rawequal(L, -1, function);
+    lua_settop(L, function);
+    if (found) return true;
   }
+  return false;
+}
+
+// Whether the function at this level was called as a `__close` metamethod: the
+// frame that called it holds a value which it closes. The VM's own answer
+// ("metamethod close") is missing while an error unwinds, and its arguments are
+// lost where it declares none.
+static bool is_close_call(lua_State *L, int level) {
+  lua_Debug callee, caller;
+  if (!lua_getstack(L, level, &callee) || !lua_getstack(L, level + 1, &caller))
+    return false;
+  lua_getinfo(L, "f", &callee);  // function
+  bool found = closes_value_of(L, lua_gettop(L), &caller);
   lua_pop(L, 1);
   return found;
 }
@@ -51,7 +60,7 @@ bool task_in_finalizer(const Task *task) {
     if (!lua_checkstack(co, 6)) return false;
     lua_Debug ar;
     for (int level = 0; lua_getstack(co, level, &ar); level++)
-      if (is_close_call(co, &ar)) return true;
+      if (is_close_call(co, level)) return true;
   }
   return false;
 }
