@@ -206,35 +206,40 @@ local function stat_file(agent, path, given)
 end
 
 -- Streams the file; the peer's pace is the agent's pace. Files without a size,
--- as in /proc, go out without a length.
-local function send_file(agent, request, path, given, size)
-  local started = false
+-- as in /proc, go out without a length. Sets `answer.started` with the first
+-- byte and `answer.whole` when all that was announced went out.
+local function send_file(agent, request, path, given, answer)
+  local size = stat_file(agent, path, given).size
+  if size == 0 then size = nil end
   local function start()
-    started = true
+    if answer.started then return end
+    answer.started = true
     request:start(200, { ["Content-Type"] = "application/octet-stream" }, size)
   end
   local left = size or math.huge
   on_path(given, agent.get, agent, path, function(bytes)
-    if not started then start() end
-    -- A file that grows meanwhile is sent as long as it was announced.
-    if #bytes > left then bytes = bytes:sub(1, left) end
+    start()
     left = left - #bytes
-    if #bytes > 0 then request:write(bytes) end
+    request:write(bytes)
   end, { length = size })
-  if not started then start() end
-  return left == 0 or size == nil
+  start()
+  answer.whole = left == 0 or size == nil
 end
 
 function gateway.download(server, request, params)
   local record = authorized(server, request, params)
   local path, given = wanted_path(request)
-  with_agent(record, function(agent)
-    local size = stat_file(agent, path, given).size
-    if size == 0 then size = nil end
-    -- An answer that is short of its length is left unfinished, which the peer
-    -- sees as a broken transfer.
-    if send_file(agent, request, path, given, size) then request:finish() end
+  local answer = { started = false, whole = false }
+  local ok, failure = pcall(with_agent, record, function(agent)
+    send_file(agent, request, path, given, answer)
   end)
+  if not answer.started then error(failure, 0) end
+  if ok and answer.whole then
+    request:finish()
+  else
+    -- Too late for another status: the peer sees a broken transfer.
+    request:close()
+  end
 end
 
 local function window_integer(request, name)

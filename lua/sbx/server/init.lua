@@ -53,8 +53,9 @@ local function live(self, options, ready)
       and "[" .. options.host .. "]" or options.host, listener.port)
     local _ <close> = setmetatable({}, {
       __close = function()
-        listener:close()
+        -- In this order, so that commands under way still get their answers.
         self.fleet:close("server stopped")
+        listener:close()
         scope:cancel("server stopped")
       end,
     })

@@ -68,6 +68,8 @@ local function send_failure(request, failure)
   if errors.is_error(failure) and failure.kind == "refused" then
     send(request, failure.status, failure.body, failure.headers)
     return
+  elseif request.gone then
+    return -- nobody is there to be told
   end
   if not (errors.is_error(failure) and failure.kind == "cancelled") then
     log.error("request failed", { path = request.path, error = failure })
