@@ -22,6 +22,7 @@ local validate = require("sbx.server.validate")
 ---@field private places integer        how many more may boot now
 ---@field private active integer        sandboxes that have not ended
 ---@field private made table<string, {fingerprint: string, id: string, at: number}>
+---@field private keys integer          in `made`, about
 ---@field private noticed table<string, boolean>
 ---@field private closed boolean
 local Fleet = {}
@@ -31,6 +32,7 @@ local fleet = {}
 
 local MAX_BOOTS = 8
 local IDEMPOTENCY_WINDOW = 24 * 3600
+local MAX_KEYS = 40000
 local KILL_SECONDS = 10
 -- Past its lifetime a sandbox ends by itself, should the server have forgotten.
 local LIFETIME_SLACK = 300
@@ -58,6 +60,7 @@ function fleet.new(options)
     places = MAX_BOOTS,
     active = 0,
     made = {},
+    keys = 0,
     noticed = {},
     closed = false,
   }, Fleet)
@@ -297,6 +300,23 @@ local function made_before(self, key, fingerprint)
   return self.store:get(entry.id)
 end
 
+-- Remembers what a key has made. Keys of forgotten sandboxes go when there are
+-- many.
+local function remember(self, key, fingerprint, id)
+  if self.keys >= MAX_KEYS then
+    self.keys = 0
+    for old, entry in pairs(self.made) do
+      if self.store:get(entry.id) then
+        self.keys = self.keys + 1
+      else
+        self.made[old] = nil
+      end
+    end
+  end
+  self.keys = self.keys + 1
+  self.made[key] = { fingerprint = fingerprint, id = id, at = time.wall() }
+end
+
 ---Accepts a sandbox, to be booted soon. The same idempotency key with the same
 ---content gives the sandbox made before; with another one raises `conflict`. Too many
 ---sandboxes raise `limit`. Does not wait.
@@ -318,9 +338,7 @@ function Fleet:create(spec)
   local record = sandbox.new(spec)
   self.store:add(record)
   self.active = self.active + 1
-  if key then
-    self.made[key] = { fingerprint = fingerprint, id = record.id, at = time.wall() }
-  end
+  if key then remember(self, key, fingerprint, record.id) end
   self.queue[#self.queue + 1] = record
   start_boots(self)
   return record
