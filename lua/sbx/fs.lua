@@ -71,6 +71,22 @@ function File:close()
   self.core:close()
 end
 
+-- An open file and what is known of it.
+local function open(path, mode, perm)
+  local file = core.open(path, mode, perm)
+  local facts = file:stat()
+  if facts.type == "fifo" or facts.type == "socket" then
+    file:close()
+    errors.raise({
+      kind = "io",
+      op = "open",
+      code = "EINVAL",
+      message = "open " .. path .. ": is a " .. facts.type,
+    })
+  end
+  return setmetatable({ core = file, path = path }, File), facts
+end
+
 ---Opens a file. FIFOs and sockets are refused: a disk thread would hang on them.
 ---@async
 ---@param path string
@@ -80,18 +96,7 @@ end
 function fs.open(path, mode, options)
   check.string(path, "path")
   local opts = check.options(options, { perm = 420 })
-  local file = core.open(path, mode or "r", check.integer(opts.perm, "perm", 0, 4095))
-  local type = file:stat().type
-  if type == "fifo" or type == "socket" then
-    file:close()
-    errors.raise({
-      kind = "io",
-      op = "open",
-      code = "EINVAL",
-      message = "open " .. path .. ": is a " .. type,
-    })
-  end
-  return setmetatable({ core = file, path = path }, File)
+  return (open(path, mode or "r", check.integer(opts.perm, "perm", 0, 4095)))
 end
 
 ---All bytes of a file.
@@ -102,8 +107,9 @@ end
 function fs.read(path, options)
   check.string(path, "path")
   local max = check.integer(check.options(options, { max = 1 << 30 }).max, "max", 0)
-  local file <close> = fs.open(path, "r")
-  local expected = file:size()
+  local opened, facts = open(path, "r", 0)
+  local file <close> = opened
+  local expected = facts.size
   local parts, size = {}, 0
   repeat
     local part = file.core:read(math.min(CHUNK, max - size + 1))
