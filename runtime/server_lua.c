@@ -69,8 +69,8 @@ static void push_lower(lua_State *L, const char *name) {
   size_t length = strlen(name);
   char *room = luaL_buffinitsize(L, &buffer, length);
   for (size_t i = 0; i < length; i++) {
-    bool upper = name[i] >= 'A' && name[i] <= 'Z';
-    room[i] = upper ? (char)(name[i] - 'A' + 'a') : name[i];
+    room[i] = name[i];
+    if (name[i] >= 'A' && name[i] <= 'Z') room[i] = (char)(name[i] | 0x20);
   }
   luaL_pushresultsize(&buffer, length);
 }
@@ -129,7 +129,9 @@ void server_request_push(lua_State *L, Server *server) {
 }
 
 static void close_read(Wait *wait) {
-  ((RequestWait *)wait)->request->reader = NULL;
+  Request *request = ((RequestWait *)wait)->request;
+  request->reader = NULL;
+  upload_want_piece(&request->body);  // a cancelled read_all wants no more
   wait_done(wait);
 }
 
@@ -200,7 +202,6 @@ static int end_read(lua_State *L, int status, lua_KContext context) {
 // the form is malformed.
 static int f_read(lua_State *L) {
   Request *request = check_readable(L);
-  upload_want_piece(&request->body);
   return await_body(L, request, end_read);
 }
 
@@ -212,7 +213,8 @@ static int raise_too_large(lua_State *L, lua_Integer max) {
 static int end_read_all(lua_State *L, int status, lua_KContext context) {
   Request *request = end_body_wait(L, context);
   Upload *body = &request->body;
-  if (upload_full(body)) return raise_too_large(L, lua_tointeger(L, 2));
+  lua_Integer max = lua_tointeger(L, 2);
+  if (body->queued > (size_t)max) return raise_too_large(L, max);
   luaL_Buffer buffer;
   char *room = luaL_buffinitsize(L, &buffer, body->queued);
   size_t size = 0;

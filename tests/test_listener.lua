@@ -301,6 +301,25 @@ test("listener: a request nobody answers gets a 500", function()
   assert(receive(stream, "}"):find("^HTTP/1.1 500"))
 end)
 
+test("listener: is closed when it is collected, but not under a request", function()
+  local held = {} -- the only reference to the request
+  local function accept_one()
+    local listener = core.listen {}
+    local stream = connect(listener, "GET /one HTTP/1.1\r\nHost: h\r\n\r\n")
+    held.request = listener:accept()
+    return stream
+  end
+  local stream <close> = accept_one()
+  collectgarbage()
+  collectgarbage()
+  held.request:respond(200, nil, "still here")
+  assert(receive(stream, "still here"))
+  held.request = nil
+  collectgarbage()
+  collectgarbage()
+  assert(receive(stream) == "")
+end)
+
 test("listener: tells a handler that the client has gone", function()
   local listener <close> = core.listen {}
   local stream = connect(listener, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
