@@ -3,8 +3,8 @@
 // wait through: it yields a sentinel, which resume and wrap pass outwards until
 // the run queue has it, and inwards again when the wait is over.
 //
-// While a coroutine is suspended in a wait its sentinel stays on its stack; that
-// is how a second resume from elsewhere is recognised and refused.
+// While a coroutine is suspended in a wait its sentinel stays on its stack;
+// that is how a second resume from elsewhere is recognised and refused.
 
 #define _GNU_SOURCE
 #include <lauxlib.h>
@@ -22,7 +22,8 @@ bool is_wait_sentinel(lua_State *L, int index) {
   return lua_touserdata(L, index) == (const void *)&sentinel;
 }
 
-int resume_tracked(lua_State *co, lua_State *from, int arguments, int *results) {
+int resume_tracked(lua_State *co, lua_State *from, int arguments,
+                   int *results) {
   Reactor *reactor = reactor_of(co);
   lua_State *outer = reactor->running;
   reactor->running = co;
@@ -162,8 +163,9 @@ static int end_body(lua_State *L, int status, lua_KContext context) {
   return lua_gettop(L);
 }
 
-// The first function of a wrapped generator, whose body is its upvalue. An error unwinds inside the
-// protected call, where the `<close>` variables of the body may still wait.
+// The first function of a wrapped generator, whose body is its upvalue. An
+// error unwinds inside the protected call, where the `<close>` variables of the
+// body may still wait.
 static int run_body(lua_State *L) {
   lua_pushvalue(L, lua_upvalueindex(1));
   lua_insert(L, 1);

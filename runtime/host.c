@@ -80,7 +80,8 @@ static int f_find(lua_State *L) {
   const char *text = lua_tolstring(L, -1, &size);
   luaL_gsub(L, name, ".", "/");
   const char *chunk = lua_pushfstring(L, "@%s.lua", lua_tostring(L, -1));
-  if (luaL_loadbufferx(L, text, size, chunk, "t") != LUA_OK) return lua_error(L);
+  if (luaL_loadbufferx(L, text, size, chunk, "t") != LUA_OK)
+    return lua_error(L);
   lua_pushstring(L, chunk);
   return 2;
 }
@@ -116,7 +117,8 @@ static int prepare(lua_State *L) {
   lua_pushcfunction(L, f_find);
   lua_pushliteral(L, "sbx.loader");
   lua_call(L, 1, 1);
-  if (lua_isnil(L, -1)) return luaL_error(L, "the library is missing: check SBXLUA_LUA");
+  if (lua_isnil(L, -1))
+    return luaL_error(L, "the library is missing: check SBXLUA_LUA");
   lua_pushcfunction(L, f_find);
   lua_call(L, 1, 1);  // the loader installs `require` and returns the start
 
@@ -149,8 +151,10 @@ static int run(lua_State *L) {
   Host *host = lua_touserdata(L, 1);
   Task *task = task_spawn(L, NULL, 1, false, false);
   if (!task_loop(L, task)) {
-    (void)fputs("sbxlua: deadlock: every task waits for another, and cancelling "
-                "them did not help\n", stderr);
+    (void)fputs(
+        "sbxlua: deadlock: every task waits for another, and cancelling "
+        "them did not help\n",
+        stderr);
     lua_pushinteger(L, 1);
     return 1;
   }

@@ -16,11 +16,11 @@ typedef struct Host {
   uv_async_t wakeup;
   int argc;
   char **argv;
-  int observer;                       // reference to the Lua observer
-  volatile sig_atomic_t pending;      // a signal that the loop has yet to see
-  volatile sig_atomic_t first_signal; // the first one of this run, or 0
-  volatile sig_atomic_t interrupts;   // how many SIGINT came
-  char abandoned[1024];               // what a second Ctrl-C leaves behind
+  int observer;                        // reference to the Lua observer
+  volatile sig_atomic_t pending;       // a signal that the loop has yet to see
+  volatile sig_atomic_t first_signal;  // the first one of this run, or 0
+  volatile sig_atomic_t interrupts;    // how many SIGINT came
+  char abandoned[1024];                // what a second Ctrl-C leaves behind
 } Host;
 
 // Runs the program in `argv`; returns the exit status.

@@ -49,7 +49,8 @@ static int f_agent(lua_State *L) {
   return 1;
 }
 
-// set_abandoned(text): what a second Ctrl-C says was left behind; "" for nothing
+// set_abandoned(text): what a second Ctrl-C says was left behind; "" for
+// nothing
 static int f_set_abandoned(lua_State *L) {
   const char *text = luaL_checkstring(L, 1);
   Host *host = host_of(L);
@@ -85,7 +86,9 @@ static int f_write(lua_State *L) {
   int fd = (int)luaL_checkinteger(L, 1);
   size_t size;
   const char *bytes = luaL_checklstring(L, 2, &size);
-  FILE *stream = fd == STDOUT_FILENO ? stdout : fd == STDERR_FILENO ? stderr : NULL;
+  FILE *stream = fd == STDOUT_FILENO   ? stdout
+                 : fd == STDERR_FILENO ? stderr
+                                       : NULL;
   luaL_argcheck(L, stream, 1, "expected 1 or 2");
   errno = 0;
   if (fwrite(bytes, 1, size, stream) == size) return 0;

@@ -1,4 +1,5 @@
-// sbx.core.task: tasks, scopes and one-shot waiters, as sbx.task builds on them.
+// sbx.core.task: tasks, scopes and one-shot waiters, as sbx.task builds on
+// them.
 
 #include <lauxlib.h>
 #include <string.h>
@@ -86,7 +87,8 @@ static int push_outcome(lua_State *L, const Task *task) {
   lua_pop(L, 1);
   luaL_checkstack(L, count + 2, "too many results");
   lua_pushboolean(L, 1);
-  for (int i = 1; i <= count; i++) lua_rawgeti(L, outcome, i);
+  for (int i = 1; i <= count; i++)
+    lua_rawgeti(L, outcome, i);
   return count + 1;
 }
 
@@ -99,7 +101,8 @@ static int end_join(lua_State *L, int status, lua_KContext context) {
 // task:wait() -> true, results... or false, error. Waits for its end.
 static int f_task_wait(lua_State *L) {
   Task *task = check_task(L, 1);
-  if (task == task_current(L)) return luaL_error(L, "a task cannot join itself");
+  if (task == task_current(L))
+    return luaL_error(L, "a task cannot join itself");
   JoinWait *op = wait_new(L, sizeof(*op), close_join, "join");
   if (task->state == TASK_ENDED || task->result != RESULT_NONE) {
     wait_drop(L, &op->wait);
@@ -210,6 +213,7 @@ static int f_open(lua_State *L) {
   // Scopes nest by calls, and Lua bounds nested C calls at 200. A suspension
   // empties the C stack, so a deep recursion of scopes takes one now and then.
   enum { NESTED_AT_ONCE = 40 };
+
   if (++reactor->nested < NESTED_AT_ONCE || !lua_isyieldable(L)) return 1;
   Wait *wait = wait_new_shielded(L, sizeof(*wait), close_at_once, "scope");
   (void)wait_settle(wait, 0);
@@ -324,7 +328,8 @@ static int push_values(lua_State *L) {
   int count = (int)lua_tointeger(L, -1);
   lua_pop(L, 1);
   luaL_checkstack(L, count, "too many values");
-  for (int i = 1; i <= count; i++) lua_rawgeti(L, values, i);
+  for (int i = 1; i <= count; i++)
+    lua_rawgeti(L, values, i);
   return count;
 }
 
@@ -369,7 +374,8 @@ static int f_waiter_wake(lua_State *L) {
     if (count > 0) {
       lua_createtable(L, count, 1);
       lua_insert(L, 2);
-      for (int i = count; i >= 1; i--) lua_rawseti(L, 2, i);
+      for (int i = count; i >= 1; i--)
+        lua_rawseti(L, 2, i);
       lua_pushinteger(L, count);
       lua_setfield(L, 2, "n");
       lua_setiuservalue(L, 1, WAITER_VALUES);

@@ -21,7 +21,8 @@ const char *error_kind(int status) {
   case UV_EADDRNOTAVAIL:
     return "connect";
   default:
-    return status <= UV_EAI_ADDRFAMILY && status >= UV_EAI_SOCKTYPE ? "dns" : "io";
+    return status <= UV_EAI_ADDRFAMILY && status >= UV_EAI_SOCKTYPE ? "dns"
+                                                                    : "io";
   }
 }
 

@@ -25,20 +25,20 @@ typedef struct Reactor {
 
   // tasks: see task.c
   struct Task *ready_first, *ready_last;
-  struct Task *current;       // the running task, else NULL
-  struct Task *live_first;    // every task that has not ended, newest first
-  struct Scope *root;         // what SIGINT and SIGTERM cancel, else NULL
-  struct Scope *expired;      // deadlines that passed, for the run queue
-  struct Task *overdue;       // tasks whose cleanup budget is spent
-  uint64_t next_id;           // of tasks and scopes
+  struct Task *current;           // the running task, else NULL
+  struct Task *live_first;        // every task that has not ended, newest first
+  struct Scope *root;             // what SIGINT and SIGTERM cancel, else NULL
+  struct Scope *expired;          // deadlines that passed, for the run queue
+  struct Task *overdue;           // tasks whose cleanup budget is spent
+  uint64_t next_id;               // of tasks and scopes
   void (*on_turn)(lua_State *L);  // signals, seen between two turns; or NULL
   void (*on_deadlock)(lua_State *L);  // pushes the reason; or NULL
-  int nested;                 // scopes opened since the task was resumed
-  size_t live_tasks;          // started or queued, not ended
-  size_t live_waits;          // between new and end
-  double cleanup_seconds;     // how long finalizers of a cancelled task may wait
+  int nested;              // scopes opened since the task was resumed
+  size_t live_tasks;       // started or queued, not ended
+  size_t live_waits;       // between new and end
+  double cleanup_seconds;  // how long finalizers of a cancelled task may wait
   lua_State *volatile running;  // innermost running coroutine, for the hook
-  bool closing;               // no new waits: the end has begun
+  bool closing;                 // no new waits: the end has begun
 } Reactor;
 
 // Opens the loop and ties it to L. Returns 0 or a libuv error.

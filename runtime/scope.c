@@ -157,7 +157,8 @@ void push_cancelled(lua_State *L, const Scope *source) {
     lua_rawgeti(L, LUA_REGISTRYINDEX, source->reason);
     lua_pushvalue(L, -1);
     lua_setfield(L, -3, "reason");
-    const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : NULL;
+    const char *text =
+        lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : NULL;
     if (text)
       lua_pushfstring(L, "cancelled: %s", text);
     else

@@ -17,6 +17,7 @@ static Host *volatile signalled;
 static pthread_t main_thread;
 
 static const int handled[] = {SIGINT, SIGTERM, SIGHUP};
+
 enum { HANDLED = sizeof(handled) / sizeof(handled[0]) };
 
 // How many VM instructions a cancelled task may run before it is told again.
@@ -72,7 +73,9 @@ void signals_handle(lua_State *L) {
   int number = host->pending;
   if (number == 0) return;
   host->pending = 0;
-  const char *name = number == SIGINT ? "SIGINT" : number == SIGTERM ? "SIGTERM" : "SIGHUP";
+  const char *name = number == SIGINT    ? "SIGINT"
+                     : number == SIGTERM ? "SIGTERM"
+                                         : "SIGHUP";
   lua_pushstring(L, name);
   host_observe(L, "signal");
   lua_pop(L, 1);
@@ -107,7 +110,8 @@ int signals_open(Host *host) {
 }
 
 void signals_close(Host *host) {
-  for (int i = 0; i < HANDLED; i++) (void)signal(handled[i], SIG_DFL);
+  for (int i = 0; i < HANDLED; i++)
+    (void)signal(handled[i], SIG_DFL);
   signalled = NULL;
   host->reactor.on_turn = NULL;
   uv_close((uv_handle_t *)&host->wakeup, NULL);

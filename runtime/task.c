@@ -11,6 +11,7 @@
 
 // A loop turn runs at most this much before the loop is polled again.
 enum { TURN_TASKS = 256 };
+
 static const uint64_t TURN_NANOSECONDS = 5000000;
 
 Task *task_current(lua_State *L) {
@@ -75,7 +76,8 @@ bool task_grant_cleanup(Task *task) {
   if (task->cleanup_spent) return false;
   Reactor *reactor = task->reactor;
   if (!timer_armed(&task->cleanup))
-    (void)timer_start(&reactor->timers, &task->cleanup, reactor->cleanup_seconds);
+    (void)timer_start(&reactor->timers, &task->cleanup,
+                      reactor->cleanup_seconds);
   return true;
 }
 
@@ -122,11 +124,13 @@ static void set_result(lua_State *L, Task *task, int status) {
     task->result = RESULT_OK;
     lua_createtable(L, count, 1);
     lua_insert(L, 1);
-    for (int i = count; i >= 1; i--) lua_rawseti(L, 1, i);
+    for (int i = count; i >= 1; i--)
+      lua_rawseti(L, 1, i);
     lua_pushinteger(L, count);
     lua_setfield(L, 1, "n");
   } else {
-    if (task->own.failures > 0 && (status == LUA_OK || is_own_cancel(L, task))) {
+    if (task->own.failures > 0 &&
+        (status == LUA_OK || is_own_cancel(L, task))) {
       // Its children's failure is why it ended.
       lua_rawgeti(L, LUA_REGISTRYINDEX, task->own.errors);
       lua_rawgeti(L, -1, 1);

@@ -1,7 +1,8 @@
-// Tasks and scopes. A task is a coroutine that the run queue resumes; a scope is
-// a stretch of one task's work that can be cancelled together with every task
-// spawned in it. Scopes form one tree: the parent of a task's own scope is the
-// scope it was spawned in, the parent of an opened scope is the one around it.
+// Tasks and scopes. A task is a coroutine that the run queue resumes; a scope
+// is a stretch of one task's work that can be cancelled together with every
+// task spawned in it. Scopes form one tree: the parent of a task's own scope is
+// the scope it was spawned in, the parent of an opened scope is the one around
+// it.
 //
 // The run queue here is the only caller of lua_resume for tasks: no task runs
 // inside another. (coroutine.c resumes generators, inside their task.)
@@ -32,37 +33,48 @@ struct Scope {
   size_t children;  // live tasks spawned in it, daemons included
   size_t daemons;   // of these, those that are not waited for
   size_t failures;
-  int errors;       // reference to the array of the children's errors
-  int reason;       // reference to what cancel was given
-  bool linked;      // part of the tree
+  int errors;   // reference to the array of the children's errors
+  int reason;   // reference to what cancel was given
+  bool linked;  // part of the tree
   bool cancelled;
-  bool timed_out;   // cancelled by its deadline
-  bool shielded;    // a cancel from outside does not reach in
-  bool collects;    // a failing child does not cancel the others
+  bool timed_out;  // cancelled by its deadline
+  bool shielded;   // a cancel from outside does not reach in
+  bool collects;   // a failing child does not cancel the others
 };
 
-typedef enum TaskState { TASK_QUEUED, TASK_RUNNING, TASK_WAITING, TASK_ENDED } TaskState;
-typedef enum TaskResult { RESULT_NONE, RESULT_OK, RESULT_ERROR, RESULT_CANCELLED } TaskResult;
+typedef enum TaskState {
+  TASK_QUEUED,
+  TASK_RUNNING,
+  TASK_WAITING,
+  TASK_ENDED
+} TaskState;
+
+typedef enum TaskResult {
+  RESULT_NONE,
+  RESULT_OK,
+  RESULT_ERROR,
+  RESULT_CANCELLED
+} TaskResult;
 
 struct Task {
-  Scope own;         // first, so that a task's own Scope * is a Task *
+  Scope own;  // first, so that a task's own Scope * is a Task *
   Reactor *reactor;
-  lua_State *co;     // NULL once ended
-  Task *next;        // in the ready queue
+  lua_State *co;  // NULL once ended
+  Task *next;     // in the ready queue
   Task *next_overdue;
   Task *live_next, *live_previous;
-  Wait *wait;        // what it is suspended on, else NULL
-  Wait *joiners;     // tasks that wait for its end
-  Scope *scope;      // innermost open scope; &own at first
-  Timer cleanup;     // ends the patience with its finalizers
-  double born;       // monotonic seconds
-  int arguments;     // for the first resume
+  Wait *wait;     // what it is suspended on, else NULL
+  Wait *joiners;  // tasks that wait for its end
+  Scope *scope;   // innermost open scope; &own at first
+  Timer cleanup;  // ends the patience with its finalizers
+  double born;    // monotonic seconds
+  int arguments;  // for the first resume
   TaskState state;
   TaskResult result;
-  bool protect;      // a failure is delivered by join and harms nobody else
+  bool protect;  // a failure is delivered by join and harms nobody else
   bool daemon;
   bool cleanup_spent;
-  char site[56];     // where it was spawned: "file.lua:12"
+  char site[56];  // where it was spawned: "file.lua:12"
 };
 
 #define TASK_TYPE "sbx.task"
@@ -109,18 +121,20 @@ void scope_handle_expired(lua_State *L);
 
 // Takes a function and `arguments` values from the top of the stack, pushes the
 // Task that will run it. `parent` is the scope it belongs to, or NULL.
-Task *task_spawn(lua_State *L, Scope *parent, int arguments, bool protect, bool daemon);
+Task *task_spawn(lua_State *L, Scope *parent, int arguments, bool protect,
+                 bool daemon);
 
 // Appends to the ready queue.
 void task_ready(Task *task);
 
-// Resumes ready tasks and runs the loop until `task` has ended. Returns false on
-// a deadlock that the root scope's cancellation could not end.
+// Resumes ready tasks and runs the loop until `task` has ended. Returns false
+// on a deadlock that the root scope's cancellation could not end.
 bool task_loop(lua_State *L, Task *task);
 
 // Suspends the running task until `scope`, which it owns, has no child left but
-// daemons, which are then cancelled; `then` goes on, perhaps before the last has
-// ended: it calls again while scope->children is not 0. A cancel does not end it.
+// daemons, which are then cancelled; `then` goes on, perhaps before the last
+// has ended: it calls again while scope->children is not 0. A cancel does not
+// end it.
 int task_await_children(lua_State *L, Scope *scope, lua_KFunction then);
 
 // Removes a waiting joiner (used by its close).

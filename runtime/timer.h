@@ -12,9 +12,9 @@
 typedef struct Timer Timer;
 
 struct Timer {
-  uint64_t at;              // nanoseconds on the monotonic clock
-  size_t index;             // place in the heap plus one; 0 while not armed
-  void (*on_fire)(Timer *); // called once by the loop; never calls Lua
+  uint64_t at;               // nanoseconds on the monotonic clock
+  size_t index;              // place in the heap plus one; 0 while not armed
+  void (*on_fire)(Timer *);  // called once by the loop; never calls Lua
 };
 
 typedef struct TimerHeap {

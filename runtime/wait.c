@@ -49,8 +49,10 @@ static int raise_unyieldable(lua_State *L, const char *what) {
   for (int level = 1; lua_getstack(L, level, &ar); level++) {
     lua_getinfo(L, "Sn", &ar);
     if (ar.namewhat[0] == 'm' && strcmp(ar.name, "__gc") == 0)
-      return luaL_error(L, "%s cannot wait inside a __gc metamethod: use a "
-                           "<close> variable instead", what);
+      return luaL_error(L,
+                        "%s cannot wait inside a __gc metamethod: use a "
+                        "<close> variable instead",
+                        what);
     if (strcmp(ar.what, "C") != 0) continue;
     push_function_name(L, &ar);
     const char *name = lua_tostring(L, -1);
@@ -60,8 +62,10 @@ static int raise_unyieldable(lua_State *L, const char *what) {
       lua_pop(L, 1);
       continue;
     }
-    return luaL_error(L, "%s cannot wait inside %s: wait before or after it, "
-                         "outside its callback", what, name);
+    return luaL_error(L,
+                      "%s cannot wait inside %s: wait before or after it, "
+                      "outside its callback",
+                      what, name);
   }
   return luaL_error(L, "%s cannot wait here: not inside a task", what);
 }

@@ -31,7 +31,7 @@ struct Wait {
   int status;                 // once settled: 0 or a libuv error
   bool settled;
   bool done;
-  bool shielded;              // a cancel does not settle it
+  bool shielded;  // a cancel does not settle it
 };
 
 // Step "new". Pushes a userdata of `size` bytes, zeroed, whose first member is
@@ -50,7 +50,8 @@ void *wait_new_shielded(lua_State *L, size_t size, void (*close)(Wait *wait),
 
 // Suspends the running task; use as `return wait_yield(L, &op->wait, end_op)`.
 // `end` runs in the task once the wait is done, with the stack as it was here
-// and `(lua_KContext)wait` as context. Works also when the wait is done already.
+// and `(lua_KContext)wait` as context. Works also when the wait is done
+// already.
 int wait_yield(lua_State *L, Wait *wait, lua_KFunction end);
 
 // Undoes wait_new where starting failed: nothing in the loop points here.
@@ -60,7 +61,8 @@ void wait_drop(lua_State *L, Wait *wait);
 // nothing else). Returns true for the first call, which also calls `close`.
 bool wait_settle(Wait *wait, int status);
 
-// Step "done": the loop holds no pointer to the block any more. Queues the task.
+// Step "done": the loop holds no pointer to the block any more. Queues the
+// task.
 void wait_done(Wait *wait);
 
 #endif
