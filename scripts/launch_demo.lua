@@ -36,10 +36,10 @@ local function note(text, ...)
   io.stderr:write("   ", text:format(...), "\n")
 end
 
--- The file goes up, is changed inside, and comes back.
+-- The file goes up, a command works on it, and it comes back as it was.
 ---@async
 local function move_files(box)
-  step("Move files: one up, changed inside the sandbox, one down.")
+  step("Move a file: up, through a command in the sandbox, and down again.")
   local folder <close> = fs.tmpdir({ prefix = "launch-demo-" })
   local there, back = folder.path .. "/input.txt", folder.path .. "/reports/output.txt"
   local text = ("line of text, größer als ASCII\n"):rep(1000)

@@ -82,7 +82,7 @@ function request.string_map(value, name)
   local map = {}
   for key, item in pairs(value) do
     check.string(key, name .. " (a name in it)")
-    if key == "" or key:find("[=%z]") then
+    if key == "" or key:find("[=\0]") then
       error(("%s: '%s' is not a name"):format(name, key), 0)
     end
     -- The value may be a secret: it is named, never shown.
