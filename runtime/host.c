@@ -202,6 +202,7 @@ int host_run(int argc, char **argv) {
   lua_State *L = luaL_newstate();
   if (!host || !L || reactor_open(&host->reactor, L) != 0) {
     (void)fputs("sbxlua: out of memory or descriptors at start\n", stderr);
+    free(host);
     return 1;
   }
   host->argc = argc;

@@ -74,7 +74,10 @@ static void *new_wait(lua_State *L, size_t size, void (*close)(Wait *),
                       const char *what, bool shielded) {
   Reactor *reactor = reactor_of(L);
   Task *task = reactor->current;
-  if (!task || !lua_isyieldable(L)) raise_unyieldable(L, what);
+  if (!task || !lua_isyieldable(L)) {
+    raise_unyieldable(L, what);
+    return NULL;  // not reached
+  }
   if (reactor->closing) luaL_error(L, "%s: the runtime is closing", what);
   if (!shielded) {
     const Scope *source = scope_reaching(task);

@@ -116,7 +116,8 @@ local function observe(run)
     end
     local awaited = #task.list() - 1
     io.stderr:write(string.format(
-      "sbxlua: %s: ending %d task%s and cleaning up%s\n", value, awaited, awaited == 1 and "" or "s",
+      "sbxlua: %s: ending %d task%s and cleaning up%s\n",
+      value, awaited, awaited == 1 and "" or "s",
       value == "SIGINT" and "; Ctrl-C again stops at once" or ""))
   end)
 end

@@ -267,7 +267,9 @@ end
 
 local function spawn_in(scope, protect, daemon, fn, ...)
   local limit = scope and limits[scope]
-  if limit and not daemon then return core.spawn(scope, protect, daemon, run_limited, limit, fn, ...) end
+  if limit and not daemon then
+    return core.spawn(scope, protect, daemon, run_limited, limit, fn, ...)
+  end
   return core.spawn(scope, protect, daemon, fn, ...)
 end
 

@@ -21,6 +21,11 @@ local statuses = {
 }
 local by_http_status = { [401] = 4, [403] = 4, [402] = 7, [404] = 5, [409] = 6, [429] = 7 }
 
+-- What a report says of an error object, in this order.
+local FIELDS = {
+  "kind", "code", "phase", "status", "sandbox_id", "request_id", "attempts", "outcome",
+}
+
 ---The exit status that a failure of the program ends with.
 ---@param err any
 ---@return integer
@@ -40,7 +45,8 @@ local function text_of(err)
   if type(err) == "table" and not errors.is_error(err) then
     local meta = getmetatable(err)
     if not (meta and meta.__tostring) then
-      return "(error object is a table value" .. (err.message and ": " .. tostring(err.message) or "") .. ")"
+      local message = err.message and ": " .. tostring(err.message) or ""
+      return "(error object is a table value" .. message .. ")"
     end
   end
   return text
@@ -62,7 +68,7 @@ end
 
 local function add_fields(lines, err)
   local parts = {}
-  for _, name in ipairs({ "kind", "code", "phase", "status", "sandbox_id", "request_id", "attempts", "outcome" }) do
+  for _, name in ipairs(FIELDS) do
     local value = rawget(err, name)
     if value ~= nil then parts[#parts + 1] = name .. "=" .. tostring(value) end
   end
