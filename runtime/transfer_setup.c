@@ -115,7 +115,6 @@ static CURLcode set_multipart(Transfer *transfer, CURL *easy) {
   if (!transfer->mime) return CURLE_OUT_OF_MEMORY;
   for (size_t i = 0; i < transfer->part_count && code == CURLE_OK; i++)
     code = add_part(transfer->mime, &transfer->parts[i]);
-  SET(CURLOPT_MIME_OPTIONS, (long)CURLMIMEOPT_FORMESCAPE);
   SET(CURLOPT_MIMEPOST, transfer->mime);
   SET(CURLOPT_CUSTOMREQUEST, transfer->method);
   return code;
