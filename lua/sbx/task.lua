@@ -173,7 +173,7 @@ local limits = setmetatable({}, { __mode = "k" })
 local function open(opts)
   local scope = core.open(false, opts.on_error == "collect", opts.timeout)
   if opts.name then names[scope] = opts.name end
-  if opts.limit then limits[scope] = { free = opts.limit, queue = {}, first = 1 } end
+  if opts.limit then limits[scope] = { free = opts.limit, queue = {}, first = 1, last = 0 } end
   return scope
 end
 
