@@ -13,12 +13,17 @@
 #include "luax.h"
 
 static void push_lower(lua_State *L, const char *text, size_t size) {
+  char lower[64];
   luaL_Buffer buffer;
-  char *lower = luaL_buffinitsize(L, &buffer, size);
+  bool small = size <= sizeof(lower);
+  char *place = small ? lower : luaL_buffinitsize(L, &buffer, size);
   for (size_t i = 0; i < size; i++)
-    lower[i] =
+    place[i] =
         (char)(text[i] >= 'A' && text[i] <= 'Z' ? text[i] + 32 : text[i]);
-  luaL_pushresultsize(&buffer, size);
+  if (small)
+    lua_pushlstring(L, lower, size);
+  else
+    luaL_pushresultsize(&buffer, size);
 }
 
 // Adds the value on top of the stack to the list of cookies below the headers,

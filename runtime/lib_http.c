@@ -128,7 +128,7 @@ static void read_headers(lua_State *L, Transfer *transfer) {
     count = luaL_len(L, -1);
   else if (type != LUA_TNIL)
     luaL_error(L, "headers: expected a table, got a %s", luaL_typename(L, -1));
-  if (count > 2 * HEADERS_MOST)
+  if (count / 2 > HEADERS_MOST)
     luaL_error(L, "headers: more than %d", HEADERS_MOST);
   for (lua_Integer i = 1; i < count; i += 2) {
     lua_geti(L, -1, i);
@@ -179,15 +179,19 @@ static void read_parts(lua_State *L, Transfer *transfer) {
   lua_Integer count = luaL_len(L, list);
   luaL_argcheck(L, count > 0 && count <= PARTS_MOST, 1,
                 "parts: expected 1 to 100 of them");
-  transfer->parts = calloc((size_t)count, sizeof(*transfer->parts));
-  if (!transfer->parts) luaL_error(L, "not enough memory");
+  Part *parts = calloc((size_t)count, sizeof(*parts));
+  if (!parts) {
+    luaL_error(L, "not enough memory");
+    return;
+  }
+  transfer->parts = parts;
   transfer->part_count = (size_t)count;
-  for (size_t i = 0; i < transfer->part_count; i++)
-    transfer->parts[i].source.fd = -1;
+  for (lua_Integer i = 0; i < count; i++)
+    parts[i].source.fd = -1;
   luaL_checkstack(L, (int)count * 6 + 20, "parts");
   for (lua_Integer i = 0; i < count; i++) {
     lua_geti(L, list, i + 1);
-    read_part(L, &transfer->parts[i]);
+    read_part(L, &parts[i]);
   }
 }
 
@@ -235,6 +239,9 @@ static void read_target(lua_State *L, Transfer *transfer) {
   transfer->proxy = keep_text(L, 1, "proxy");
   transfer->ca_file = keep_text(L, 1, "ca_file");
   transfer->group = keep_text(L, 1, "group");
+  // Longer ones would share the queue of another.
+  luaL_argcheck(L, !transfer->group || strlen(transfer->group) <= 200, 1,
+                "group: longer than 200 bytes");
   luaL_argcheck(L, transfer->method && is_token(transfer->method), 1,
                 "method: expected letters such as GET");
   luaL_argcheck(L, strcmp(transfer->method, "CONNECT") != 0, 1,

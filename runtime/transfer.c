@@ -5,7 +5,6 @@
 #include "transfer.h"
 
 #include <assert.h>
-#include <ctype.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -13,8 +12,6 @@
 #include <string.h>
 
 #include "transfer_pool.h"
-
-enum { LABEL_MOST = 300 };  // bytes of a URL in a message
 
 void transfer_fail(Transfer *transfer, const char *kind, const char *code,
                    const char *phase, const char *format, ...) {
@@ -116,63 +113,6 @@ void transfer_init(Transfer *transfer) {
   transfer->verify = true;
   transfer->decode = true;
   transfer->max_body = SIZE_MAX;
-}
-
-static char *copy_part(CURLU *url, CURLUPart part, unsigned flags) {
-  char *text = NULL;
-  if (curl_url_get(url, part, &text, flags) != CURLUE_OK) return NULL;
-  char *copy = strdup(text);
-  curl_free(text);
-  return copy;
-}
-
-static char *copy_lower(CURLU *url, CURLUPart part) {
-  char *copy = copy_part(url, part, 0);
-  for (char *c = copy; c && *c; c++)
-    *c = (char)tolower((unsigned char)*c);
-  return copy;
-}
-
-static void blank(CURLU *url, CURLUPart part) {
-  (void)curl_url_set(url, part, NULL, 0);
-}
-
-// The URL as an answer may show it, and as an error or a log may.
-static void make_labels(Transfer *transfer, CURLU *url) {
-  blank(url, CURLUPART_USER);
-  blank(url, CURLUPART_PASSWORD);
-  blank(url, CURLUPART_OPTIONS);
-  transfer->final_url = copy_part(url, CURLUPART_URL, 0);
-  blank(url, CURLUPART_QUERY);
-  blank(url, CURLUPART_FRAGMENT);
-  transfer->label = copy_part(url, CURLUPART_URL, 0);
-  if (transfer->label && strlen(transfer->label) > LABEL_MOST)
-    memcpy(transfer->label + LABEL_MOST - 3, "...", 4);
-}
-
-static const char *take_apart(Transfer *transfer, CURLU *url) {
-  if (curl_url_set(url, CURLUPART_URL, transfer->url,
-                   CURLU_NON_SUPPORT_SCHEME) != CURLUE_OK)
-    return "not a URL";
-  transfer->scheme = copy_lower(url, CURLUPART_SCHEME);
-  transfer->host_name = copy_lower(url, CURLUPART_HOST);
-  char *port = copy_part(url, CURLUPART_PORT, CURLU_DEFAULT_PORT);
-  transfer->port = port ? (unsigned)strtoul(port, NULL, 10) : 0;
-  free(port);
-  if (!transfer->scheme || (strcmp(transfer->scheme, "http") != 0 &&
-                            strcmp(transfer->scheme, "https") != 0))
-    return "expected http:// or https://";
-  if (!transfer->host_name || transfer->port == 0) return "no host in the URL";
-  make_labels(transfer, url);
-  return transfer->label && transfer->final_url ? NULL : "not a URL";
-}
-
-const char *transfer_prepare(Transfer *transfer) {
-  CURLU *url = curl_url();
-  if (!url) return "no memory for a URL";
-  const char *problem = take_apart(transfer, url);
-  curl_url_cleanup(url);
-  return problem;
 }
 
 static void link_live(Transfer *transfer) {

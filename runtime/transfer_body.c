@@ -20,6 +20,9 @@
 // What we accept of an answer's head.
 enum { HEAD_MOST = 256 * 1024, HEAD_LINES_MOST = 1000 };
 
+// Bytes of a body that we reserve on the word of the peer.
+enum { RESERVE_MOST = 16 * 1024 * 1024 };
+
 static int fail_io(Transfer *transfer, int error, const char *verb,
                    const char *path) {
   transfer_fail(transfer, "io", uv_err_name(-error), NULL, "%s %.150s: %s",
@@ -198,7 +201,7 @@ static void choose_sink(Transfer *transfer) {
   (void)curl_easy_getinfo(easy, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
   if (transfer->save_fd >= 0 && transfer->status < 400) return;
   if (length <= 0 || (uint64_t)length > transfer->max_body ||
-      length > 16 * 1024 * 1024)
+      length > RESERVE_MOST)
     return;
   transfer->body_in.data = malloc((size_t)length);
   if (transfer->body_in.data) transfer->body_in.capacity = (size_t)length;

@@ -12,18 +12,18 @@
 
 #include "transfer_pool.h"
 
-static char *make_key(const Transfer *transfer) {
+enum { KEY_SIZE = 640 };  // host, socket path and group are bounded
+
+static void write_key(char *key, const Transfer *transfer) {
   const char *group = transfer->group;
-  char *key = NULL;
   int length;
   if (transfer->unix_path)
-    length = asprintf(&key, "unix:%s%s%s%s", transfer->unix_path,
-                      group ? " [" : "", group ? group : "", group ? "]" : "");
+    length = snprintf(key, KEY_SIZE, "unix:%.200s", transfer->unix_path);
   else
-    length = asprintf(&key, "%s://%s:%u%s%s%s", transfer->scheme,
-                      transfer->host_name, transfer->port, group ? " [" : "",
-                      group ? group : "", group ? "]" : "");
-  return length < 0 ? NULL : key;
+    length = snprintf(key, KEY_SIZE, "%s://%s:%u", transfer->scheme,
+                      transfer->host_name, transfer->port);
+  if (group)
+    (void)snprintf(key + length, KEY_SIZE - (size_t)length, " [%.200s]", group);
 }
 
 static size_t bucket_of(const char *key) {
@@ -58,22 +58,22 @@ static void sweep(TransferPool *pool) {
 }
 
 Host *host_find(TransferPool *pool, const Transfer *transfer) {
-  char *key = make_key(transfer);
-  if (!key) return NULL;
+  char key[KEY_SIZE];
+  write_key(key, transfer);
   Host **bucket = &pool->hosts[bucket_of(key)];
   for (Host *host = *bucket; host; host = host->next) {
     if (strcmp(host->key, key) != 0) continue;
-    free(key);
     if (transfer->limit > 0) host->limit = transfer->limit;
     return host;
   }
   if (pool->host_count >= RECORDS_KEPT) sweep(pool);
   Host *host = calloc(1, sizeof(*host));
-  if (!host) {
-    free(key);
+  if (!host) return NULL;
+  host->key = strdup(key);
+  if (!host->key) {
+    free(host);
     return NULL;
   }
-  host->key = key;
   host->limit = transfer->limit > 0 ? transfer->limit : DEFAULT_HOST_LIMIT;
   host->next = *bucket;
   *bucket = host;

@@ -152,13 +152,14 @@ void line_stop(Transfer *transfer);
 void shard_settle(Shard *shard);
 void shards_close_idle(TransferPool *pool);
 
-// transfer_socket.c
+// transfer_socket.c: callbacks of libcurl. The context is a Shard, a Line and a
+// TransferPool, in this order.
 
-int on_socket(CURL *easy, curl_socket_t fd, int what, void *shard,
-              void *socket);
-curl_socket_t on_open_socket(void *line, curlsocktype purpose,
+int on_socket(CURL *easy, curl_socket_t fd, int what, void *context,
+              void *unused);
+curl_socket_t on_open_socket(void *context, curlsocktype purpose,
                              struct curl_sockaddr *address);
-int on_close_socket(void *pool, curl_socket_t fd);
+int on_close_socket(void *context, curl_socket_t fd);
 
 // transfer_setup.c
 
@@ -172,10 +173,13 @@ const char *setup_ca_file(void);
 int body_open(Transfer *transfer);
 void body_close(Transfer *transfer);
 int body_commit(Transfer *transfer);
-size_t on_read(char *buffer, size_t size, size_t count, void *source);
-int on_seek(void *source, curl_off_t offset, int origin);
-size_t on_write(char *data, size_t size, size_t count, void *transfer);
-size_t on_header(char *data, size_t size, size_t count, void *transfer);
+
+// Callbacks of libcurl. The context is a Source for the first two, a Transfer
+// for the others.
+size_t on_read(char *buffer, size_t size, size_t count, void *context);
+int on_seek(void *context, curl_off_t offset, int origin);
+size_t on_write(char *data, size_t size, size_t count, void *context);
+size_t on_header(char *data, size_t size, size_t count, void *context);
 
 // transfer_error.c
 

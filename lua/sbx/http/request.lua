@@ -114,33 +114,53 @@ local function add_query(url, query, level)
   return before .. joint .. table.concat(pairs_, "&") .. fragment
 end
 
+-- Names that were found good, in lower case: scripts use few, many times.
+local known_names, known_count = {}, 0
+
+local function check_name(name, level)
+  if type(name) ~= "string" then
+    error("headers: expected names, got a " .. type(name), level + 1)
+  end
+  if name:find("[^%w!#$%%&'*+.^_`|~-]") or name == "" then
+    error(("headers: %q is not a header name"):format(name), level + 1)
+  end
+  local lower = name:lower()
+  if lower == "content-length" or lower == "transfer-encoding" then
+    error("headers: " .. lower .. " follows from the body and cannot be set", level + 1)
+  end
+  if known_count >= 200 then known_names, known_count = {}, 0 end
+  known_names[name], known_count = lower, known_count + 1
+  return lower
+end
+
+local function append_header(list, name, value, level)
+  local kind = type(value)
+  if kind ~= "string" then
+    if kind ~= "number" then
+      error("headers: " .. name .. ": expected a string, got a " .. kind, level + 1)
+    end
+    value = tostring(value)
+  end
+  if value:find("[%z\1-\8\10-\31]") then
+    error("headers: " .. name .. ": must not hold control characters", level + 1)
+  end
+  local count = #list
+  list[count + 1], list[count + 2] = name, value
+end
+
 -- Appends the headers to a flat list and returns what it saw of two of them.
 local function flatten(headers, list, level)
   local typed, keyed = false, false
   for name, value in pairs(headers) do
-    if type(name) ~= "string" then
-      error("headers: expected names, got a " .. type(name), level + 1)
-    end
-    if name:find("[^%w!#$%%&'*+.^_`|~-]") or name == "" then
-      error(("headers: %q is not a header name"):format(name), level + 1)
-    end
-    local lower = name:lower()
+    local lower = known_names[name] or check_name(name, level + 1)
     typed = typed or lower == "content-type"
     keyed = keyed or lower == "idempotency-key"
-    if lower == "content-length" or lower == "transfer-encoding" then
-      error("headers: " .. lower .. " follows from the body and cannot be set", level + 1)
-    end
-    for _, one in ipairs(type(value) == "table" and value or { value }) do
-      local kind = type(one)
-      if kind ~= "string" and kind ~= "number" then
-        error("headers: " .. name .. ": expected a string, got a " .. kind, level + 1)
+    if type(value) == "table" then
+      for _, one in ipairs(value) do
+        append_header(list, name, one, level + 1)
       end
-      one = tostring(one)
-      if one:find("[%z\1-\8\10-\31]") then
-        error("headers: " .. name .. ": must not hold control characters", level + 1)
-      end
-      list[#list + 1] = name
-      list[#list + 1] = one
+    else
+      append_header(list, name, value, level + 1)
     end
   end
   return typed, keyed
@@ -175,10 +195,8 @@ local function copy_parts(parts, level)
 end
 
 local function set_body(wire, options, typed, level)
-  local bodies = 0
-  for _, name in ipairs { "body", "body_path", "json", "multipart" } do
-    if options[name] ~= nil then bodies = bodies + 1 end
-  end
+  local bodies = (options.body and 1 or 0) + (options.body_path and 1 or 0) +
+    (options.json ~= nil and 1 or 0) + (options.multipart and 1 or 0)
   if bodies > 1 then
     error("expected at most one of body, body_path, json and multipart", level + 1)
   end
@@ -186,8 +204,7 @@ local function set_body(wire, options, typed, level)
   if options.json ~= nil then
     wire.body = json.encode(options.json)
     if not typed then
-      table.insert(wire.headers, "Content-Type")
-      table.insert(wire.headers, "application/json")
+      append_header(wire.headers, "Content-Type", "application/json", level)
     end
   elseif options.multipart then
     if typed then error("headers: content-type follows from multipart", level + 1) end
@@ -198,6 +215,7 @@ end
 -- Methods that a server may run twice with the effect of once.
 local IDEMPOTENT = {
   GET = true, HEAD = true, OPTIONS = true, TRACE = true, PUT = true, DELETE = true,
+  POST = false, PATCH = false,
 }
 
 local function set_limits(wire, options)
@@ -215,7 +233,7 @@ local function set_target(wire, method, url, options, level)
   if type(method) ~= "string" then
     error("method: expected a string, got a " .. type(method), level + 1)
   end
-  if method == "" or method:find("[^%w!#$%%&'*+.^_`|~-]") then
+  if IDEMPOTENT[method] == nil and (method == "" or method:find("[^%w!#$%%&'*+.^_`|~-]")) then
     error(("method: expected letters such as GET, got %q"):format(method), level + 1)
   end
   if type(url) ~= "string" then
@@ -224,10 +242,10 @@ local function set_target(wire, method, url, options, level)
   if url:find("[%z\1-\32\127]") then
     error("url: must not hold spaces or control characters", level + 1)
   end
-  if not url:lower():find("^https?://[^/?#]") then
+  if not url:find("^[Hh][Tt][Tt][Pp][Ss]?://[^/?#]") then
     error("url: expected http://host… or https://host…", level + 1)
   end
-  wire.method = method:upper()
+  wire.method = IDEMPOTENT[method] ~= nil and method or method:upper()
   wire.url = options.query and add_query(url, options.query, level + 1) or url
 end
 
