@@ -3,7 +3,7 @@
 -- A test file calls test(name, fn) or test(name, { timeout = seconds }, fn).
 -- A test fails when it raises, passes its deadline (60 s unless it says
 -- otherwise), or leaves something behind: a task, a wait, a handle in the loop,
--- a file descriptor, a child process or a global.
+-- a file descriptor, a child process, a sandbox or a global.
 -- -k runs only the tests whose name matches a Lua pattern.
 
 local core = require("sbx.core.task")
@@ -67,9 +67,17 @@ local function copy(source)
   return result
 end
 
+-- Counts of what lives; sandboxes are those that the run would have to delete.
+local function count_live()
+  local counts = core.stats()
+  local ownership = package.loaded["sbx.sandbox.ownership"]
+  counts.sandboxes = ownership and ownership.left() or 0
+  return counts
+end
+
 local function snapshot()
   return {
-    stats = core.stats(),
+    counts = count_live(),
     descriptors = open_descriptors(),
     children = child_processes(),
     globals = copy(_G),
@@ -88,8 +96,8 @@ end
 -- What `now` has beyond `before`, as lines of text; none when all is clean.
 local function leftovers(before, now)
   local lines = {}
-  for _, kind in ipairs({ "tasks", "waits", "handles" }) do
-    local more = now.stats[kind] - before.stats[kind]
+  for _, kind in ipairs({ "tasks", "waits", "handles", "sandboxes" }) do
+    local more = now.counts[kind] - before.counts[kind]
     if more > 0 then lines[#lines + 1] = ("%d %s left behind"):format(more, kind) end
   end
   for _, kind in ipairs({ "descriptors", "children", "globals" }) do

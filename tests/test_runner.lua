@@ -1,6 +1,7 @@
 -- The runner itself: it must fail what fails, and what leaves something behind.
 
 local fs = require("sbx.fs")
+local host = require("sbx.core.host")
 local process = require("sbx.process")
 
 -- Runs the runner on a file with this text; returns its exit code and output.
@@ -9,7 +10,7 @@ local function run_file(text, ...)
   local folder <close> = fs.tmpdir({ prefix = "runner-" })
   local path = folder.path .. "/test_sample.lua"
   fs.write(path, text)
-  local argv = { os.getenv("SBXLUA"), "tests/run.lua", path, ... }
+  local argv = { host.executable(), "tests/run.lua", path, ... }
   local result = process.run(argv, { timeout = 30 })
   return result.code, result.stdout
 end
@@ -66,5 +67,18 @@ test("runner: fails a test that leaves a child process behind", function()
   expect_failure(
     'package.loaded.keep = require("sbx.process").spawn({ "sleep", "20" })',
     "children left behind"
+  )
+end)
+
+test("runner: fails a test that leaves a sandbox behind", function()
+  expect_failure(
+    [[
+      local server = require("sbx.local_server").start({})
+      local options = { base_url = server.url, api_key = server.api_key }
+      local client <close> = require("sbx.sandbox").client(options)
+      client:create({ name = "a", docker_image = "python:3.11-slim" })
+      server.stop()
+    ]],
+    "1 sandboxes left behind"
   )
 end)

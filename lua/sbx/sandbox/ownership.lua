@@ -63,6 +63,17 @@ function ownership.new(client)
   return setmetatable({ client = client, boxes = {}, nodes = {}, unsettled = {} }, Ownership)
 end
 
+---How many sandboxes of this run are neither deleted nor marked `keep`.
+---@return integer
+function ownership.left()
+  local count, node = 0, list.first
+  while node do
+    if not node.box.keep then count = count + 1 end
+    node = node.next
+  end
+  return count
+end
+
 ---@async
 local function finish()
   registered = false
