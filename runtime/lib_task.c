@@ -188,7 +188,8 @@ static int f_task_newindex(lua_State *L) {
 
 // ---- scopes
 
-// open(shielded, collects, seconds or nil) -> Scope, now the innermost one
+// open(shielded, collects, seconds or nil, level) -> Scope, now the innermost
+// one
 static int end_open(lua_State *L, int status, lua_KContext context) {
   lua_settop(L, 4);
   return 1;
@@ -197,6 +198,7 @@ static int end_open(lua_State *L, int status, lua_KContext context) {
 static int f_open(lua_State *L) {
   Task *task = running(L, "scope");
   double seconds = opt_seconds(L, 3, -1);
+  int level = (int)luaL_checkinteger(L, 4);
   lua_settop(L, 3);
   Reactor *reactor = task->reactor;
   Scope *scope = lua_newuserdatauv(L, sizeof(*scope), 0);
@@ -206,6 +208,11 @@ static int f_open(lua_State *L) {
   lua_rawsetp(L, LUA_REGISTRYINDEX, scope);
   scope->shielded = lua_toboolean(L, 1);
   scope->collects = lua_toboolean(L, 2);
+  lua_Debug ar;
+  if (lua_getstack(L, level, &ar)) {
+    scope->L = L;
+    scope->frame = ar.i_ci;
+  }
   scope_link(reactor, scope, task->scope, task);
   task->scope = scope;
   if (seconds >= 0) scope_set_deadline(scope, seconds);
@@ -270,7 +277,8 @@ static int f_fail(lua_State *L) {
   return 0;
 }
 
-// scope:state() -> id, cancelled, timed out, array of errors or nil, reason
+// scope:state() -> id, cancelled, timed out, array of errors or nil, reason,
+// whether a task in it was cancelled before its end
 static int f_state(lua_State *L) {
   Scope *scope = check_scope(L, 1);
   lua_pushinteger(L, (lua_Integer)scope->id);
@@ -284,7 +292,8 @@ static int f_state(lua_State *L) {
     lua_pushnil(L);
   else
     lua_rawgeti(L, LUA_REGISTRYINDEX, scope->reason);
-  return 5;
+  lua_pushboolean(L, scope->cut);
+  return 6;
 }
 
 // scope:deadline(seconds from now)

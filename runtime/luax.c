@@ -45,8 +45,9 @@ void push_error(lua_State *L, int status, const char *text) {
 
 int raise_error(lua_State *L, int status, const char *format, ...) {
   if (status == UV_ECANCELED) {
-    const Task *task = task_current(L);
-    Scope *source = task ? scope_reaching(task) : NULL;
+    Task *task = task_current(L);
+    const Scope *source = task ? task_must_end(task) : NULL;
+    if (task && !source) source = scope_reaching(task);
     if (!source) return raise_kind(L, "cancelled", NULL, "cancelled");
     push_cancelled(L, source);
     return lua_error(L);

@@ -84,7 +84,7 @@ static Scope *next_below(const Scope *top, Scope *scope, bool skip) {
 static void deliver_cancel(Task *task) {
   Wait *wait = task->wait;
   if (!wait || wait->settled || wait->shielded) return;
-  if (task_in_finalizer(task) && task_grant_cleanup(task)) return;
+  if (!task_must_end(task)) return;
   (void)wait_settle(wait, UV_ECANCELED);
 }
 

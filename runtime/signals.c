@@ -20,24 +20,6 @@ static const int handled[] = {SIGINT, SIGTERM, SIGHUP};
 
 enum { HANDLED = sizeof(handled) / sizeof(handled[0]) };
 
-// How many VM instructions a cancelled task may run before it is told again.
-enum { PATIENCE = 100000 };
-
-static void on_hook(lua_State *L, lua_Debug *ar) {
-  (void)ar;
-  signals_handle(L);
-  Task *task = task_current(L);
-  const Scope *source = task ? scope_reaching(task) : NULL;
-  if (!source) {
-    lua_sethook(L, NULL, 0, 0);
-    return;
-  }
-  lua_sethook(L, on_hook, LUA_MASKCOUNT, PATIENCE);
-  if (task_in_finalizer(task) && task_grant_cleanup(task)) return;
-  push_cancelled(L, source);
-  lua_error(L);
-}
-
 // Everything here is safe in a signal handler: write, sethook, async_send.
 static void on_signal(int number) {
   Host *host = signalled;
@@ -64,7 +46,7 @@ static void on_signal(int number) {
   (void)uv_async_send(&host->wakeup);
   lua_State *running = host->reactor.running;
   if (running)
-    lua_sethook(running, on_hook,
+    lua_sethook(running, task_hook,
                 LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
 }
 

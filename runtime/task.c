@@ -56,12 +56,26 @@ static bool is_close_call(lua_State *L, int level) {
   return found;
 }
 
-bool task_in_finalizer(const Task *task) {
+// Whether a finalizer runs inside `scope`: called deeper than the call that
+// opened it.
+static bool finalizes_inside(const Task *task, const Scope *scope) {
+  // All of the task is inside a scope that it did not open, and so it counts
+  // when the coroutine that opened it is no longer part of the task.
+  bool inside = true;
+  if (scope->owner == task && scope->L)
+    for (lua_State *co = task->co; co && inside; co = coroutine_inner(co))
+      inside = co != scope->L;
+
   for (lua_State *co = task->co; co; co = coroutine_inner(co)) {
+    if (!inside && co != scope->L) continue;
+    const void *end = inside ? NULL : scope->frame;
+    inside = true;
     if (!lua_checkstack(co, 6)) return false;
     lua_Debug ar;
-    for (int level = 0; lua_getstack(co, level, &ar); level++)
+    for (int level = 0; lua_getstack(co, level, &ar); level++) {
+      if (ar.i_ci == end) break;
       if (is_close_call(co, level)) return true;
+    }
   }
   return false;
 }
@@ -72,13 +86,50 @@ static void on_overdue(Timer *timer) {
   task->reactor->overdue = task;
 }
 
-bool task_grant_cleanup(Task *task) {
+// Starts the time budget of finalizers. False when it is spent.
+static bool grant_cleanup(Task *task) {
   if (task->cleanup_spent) return false;
   Reactor *reactor = task->reactor;
   if (!timer_armed(&task->cleanup))
     (void)timer_start(&reactor->timers, &task->cleanup,
                       reactor->cleanup_seconds);
   return true;
+}
+
+Scope *task_must_end(Task *task) {
+  Scope *outermost = scope_reaching(task);
+  if (!outermost) return NULL;
+  Scope *found = NULL;
+  for (Scope *scope = task->scope; scope; scope = scope->parent) {
+    if (scope->cancelled && !finalizes_inside(task, scope)) found = scope;
+    if (scope->shielded) break;
+  }
+  if (found || grant_cleanup(task)) return found;
+  return outermost;
+}
+
+// How many VM instructions a cancelled task may run before it is told again;
+// and how many when it was in the library, whose own steps must not be torn.
+enum { PATIENCE = 100000, PATIENCE_INSIDE = 97 };
+
+void task_hook(lua_State *L, lua_Debug *ar) {
+  Reactor *reactor = reactor_of(L);
+  if (reactor->on_turn) reactor->on_turn(L);
+  Task *task = reactor->current;
+  if (!task || !scope_reaching(task)) {
+    lua_sethook(L, NULL, 0, 0);
+    return;
+  }
+  lua_getinfo(L, "S", ar);
+  if (strncmp(ar->source, "@sbx/", 5) == 0 || ar->what[0] == 'C') {
+    lua_sethook(L, task_hook, LUA_MASKCOUNT, PATIENCE_INSIDE);
+    return;
+  }
+  lua_sethook(L, task_hook, LUA_MASKCOUNT, PATIENCE);
+  const Scope *source = task_must_end(task);
+  if (!source) return;
+  push_cancelled(L, source);
+  (void)lua_error(L);
 }
 
 static void forget_overdue(Task *task) {
@@ -147,6 +198,7 @@ static void set_result(lua_State *L, Task *task, int status) {
 static void end_task(lua_State *L, Task *task) {
   Scope *parent = task->own.parent;
   if (parent) {
+    if (task->result == RESULT_CANCELLED && !task->daemon) parent->cut = true;
     if (task->result == RESULT_ERROR && !task->protect) {
       push_task(L, task);
       lua_getiuservalue(L, -1, TASK_OUTCOME);

@@ -28,14 +28,17 @@ struct Scope {
   Scope *parent;
   Scope *first_child, *previous, *next;  // the tree
   Scope *next_expired;
-  Task *owner;      // whose work it covers
-  Wait *joiner;     // the owner, waiting for the children
-  size_t children;  // live tasks spawned in it, daemons included
-  size_t daemons;   // of these, those that are not waited for
+  Task *owner;        // whose work it covers
+  lua_State *L;       // of an opened scope: the coroutine that opened it ...
+  const void *frame;  // ... and the call, to tell what runs inside; else NULL
+  Wait *joiner;       // the owner, waiting for the children
+  size_t children;    // live tasks spawned in it, daemons included
+  size_t daemons;     // of these, those that are not waited for
   size_t failures;
   int errors;   // reference to the array of the children's errors
   int reason;   // reference to what cancel was given
   bool linked;  // part of the tree
+  bool cut;     // one of its tasks was cancelled before its end
   bool cancelled;
   bool timed_out;  // cancelled by its deadline
   bool shielded;   // a cancel from outside does not reach in
@@ -74,6 +77,7 @@ struct Task {
   bool protect;  // a failure is delivered by join and harms nobody else
   bool daemon;
   bool cleanup_spent;
+  int refusals;   // waits that raised `cancelled` since it is cancelled
   char site[56];  // where it was spawned: "file.lua:12"
 };
 
@@ -143,12 +147,15 @@ void task_drop_joiner(Task *task, Wait *wait);
 // The running task, or NULL.
 Task *task_current(lua_State *L);
 
-// Whether the task is inside a `__close` metamethod, in any of its coroutines.
-bool task_in_finalizer(const Task *task);
+// The scope whose cancellation the task must obey now: the outermost one that
+// reaches it. NULL when there is none, and while the task is in a finalizer
+// (a `__close` metamethod) that was called inside that scope: then its budget
+// for cleaning up begins to run.
+Scope *task_must_end(Task *task);
 
-// Gives a cancelled task that is inside a finalizer its time budget. False when
-// that is spent.
-bool task_grant_cleanup(Task *task);
+// A debug hook that looks for signals and raises `cancelled` in a task that
+// must end, for code that runs on without waiting.
+void task_hook(lua_State *L, lua_Debug *ar);
 
 // Pushes the traceback of a suspended task, generators included.
 void task_push_trace(lua_State *L, const Task *task);

@@ -70,6 +70,28 @@ static int raise_unyieldable(lua_State *L, const char *what) {
   return luaL_error(L, "%s cannot wait here: not inside a task", what);
 }
 
+// Raises in a task that must end. One that catches this and goes on, perhaps in
+// a loop, is reached by a hook after a while, wherever it is by then.
+static void check_cancelled(lua_State *L, Task *task) {
+  enum { REFUSALS_BEFORE_HOOK = 10 };
+
+  if (!scope_reaching(task)) {
+    task->cleanup_spent = false;
+    task->refusals = 0;
+    timer_stop(&task->reactor->timers, &task->cleanup);
+    return;
+  }
+  const Scope *source = task_must_end(task);
+  if (!source) return;
+  // Once only: arming anew would start its count anew.
+  if (++task->refusals == REFUSALS_BEFORE_HOOK) {
+    lua_sethook(task->co, task_hook, LUA_MASKCOUNT, 1000);
+    lua_sethook(L, task_hook, LUA_MASKCOUNT, 1000);
+  }
+  push_cancelled(L, source);
+  (void)lua_error(L);
+}
+
 static void *new_wait(lua_State *L, size_t size, void (*close)(Wait *),
                       const char *what, bool shielded) {
   Reactor *reactor = reactor_of(L);
@@ -79,18 +101,7 @@ static void *new_wait(lua_State *L, size_t size, void (*close)(Wait *),
     return NULL;  // not reached
   }
   if (reactor->closing) luaL_error(L, "%s: the runtime is closing", what);
-  if (!shielded) {
-    const Scope *source = scope_reaching(task);
-    if (source) {
-      if (!task_in_finalizer(task) || !task_grant_cleanup(task)) {
-        push_cancelled(L, source);
-        lua_error(L);
-      }
-    } else {
-      task->cleanup_spent = false;
-      timer_stop(&reactor->timers, &task->cleanup);
-    }
-  }
+  if (!shielded) check_cancelled(L, task);
   assert(size >= sizeof(Wait));
   Wait *wait = lua_newuserdatauv(L, size, 0);
   memset(wait, 0, size);

@@ -51,7 +51,7 @@ local function is_cancel(err)
 end
 
 local function keep_traceback(err)
-  if err ~= nil and not is_cancel(err) then
+  if err ~= nil and not notes[err] and not is_cancel(err) then
     note(err, { traceback = debug.traceback("", 2):sub(2) })
   end
   return err
@@ -123,7 +123,7 @@ local function close_scope(scope, ok, err)
   end
   local waited = scope:await()
   run_deferred(scope)
-  local _, cancelled, timed_out, list = scope:state()
+  local _, cancelled, timed_out, list, _, cut = scope:state()
   scope:leave()
 
   if list then
@@ -135,6 +135,12 @@ local function close_scope(scope, ok, err)
   if not ok and not own_cancel then return "failed", err end
   if timed_out and (own_cancel or waited) then return "timeout" end
   if cancelled and own_cancel then return "cancelled" end
+  if cut then
+    -- Cancelled from outside while only its tasks were waiting: what they did
+    -- not finish must not pass for done.
+    local alive, outer = pcall(core.checkpoint)
+    if not alive then return "failed", outer end
+  end
   return "ok"
 end
 
@@ -170,8 +176,9 @@ end
 -- A scope's bound on tasks that run at once: the others wait for a place.
 local limits = setmetatable({}, { __mode = "k" })
 
-local function open(opts)
-  local scope = core.open(false, opts.on_error == "collect", opts.timeout)
+-- `level` is how far out the call stands that the scope lasts as long as.
+local function open(opts, level)
+  local scope = core.open(false, opts.on_error == "collect", opts.timeout, level + 1)
   if opts.name then names[scope] = opts.name end
   if opts.limit then limits[scope] = { free = opts.limit, queue = {}, first = 1, last = 0 } end
   return scope
@@ -196,12 +203,12 @@ end
 function task.scope(options, fn, ...)
   if type(options) == "function" then
     local opts = { on_error = "cancel" }
-    local scope = open(opts)
+    local scope = open(opts, 1)
     return finish_scope(scope, opts, xpcall(options, keep_traceback, scope, fn, ...))
   end
   local opts = scope_options(options, 2)
   check.fn(fn, "scope")
-  local scope = open(opts)
+  local scope = open(opts, 1)
   return finish_scope(scope, opts, xpcall(fn, keep_traceback, scope, ...))
 end
 
@@ -212,7 +219,7 @@ local open_options = setmetatable({}, { __mode = "k" })
 ---@return sbx.Scope
 function task.open_scope(options)
   local opts = scope_options(options, 2)
-  local scope = open(opts)
+  local scope = open(opts, 2)
   open_options[scope] = opts
   return scope
 end
@@ -344,32 +351,22 @@ end
 ---Suspends the task for `seconds`.
 ---@async
 ---@param seconds number
-function task.sleep(seconds)
-  return time.sleep(seconds)
-end
+task.sleep = time.sleep
 
 ---Lets the other tasks that are ready run.
 ---@async
-function task.yield()
-  return core.yield()
-end
+task.yield = core.yield
 
 ---Raises `cancelled` if the task is cancelled; never suspends.
-function task.checkpoint()
-  return core.checkpoint()
-end
+task.checkpoint = core.checkpoint
 
 ---The running task.
 ---@return sbx.Task
-function task.current()
-  return core.current()
-end
+task.current = core.current
 
 ---Seconds on a clock that never goes back.
 ---@return number
-function task.now()
-  return time.now()
-end
+task.now = time.now
 
 local function finish_timeout(scope, seconds, ok, ...)
   local outcome, err = close_scope(scope, ok, not ok and (...) or nil)
@@ -387,7 +384,7 @@ end
 function task.timeout(seconds, fn, ...)
   check.number(seconds, "timeout", 0, 1e9)
   check.fn(fn, "timeout")
-  local scope = core.open(false, false, seconds)
+  local scope = core.open(false, false, seconds, 1)
   return finish_timeout(scope, seconds, xpcall(fn, keep_traceback, ...))
 end
 
@@ -406,7 +403,7 @@ end
 function task.move_on(seconds, fn, ...)
   check.number(seconds, "move_on", 0, 1e9)
   check.fn(fn, "move_on")
-  local scope = core.open(false, false, seconds)
+  local scope = core.open(false, false, seconds, 1)
   return finish_move_on(scope, xpcall(fn, keep_traceback, ...))
 end
 
@@ -420,7 +417,7 @@ end
 function task.shield(max_s, fn, ...)
   check.number(max_s, "shield", 0, 1e9)
   check.fn(fn, "shield")
-  local scope = core.open(true, false, max_s)
+  local scope = core.open(true, false, max_s, 1)
   return finish_timeout(scope, max_s, xpcall(fn, keep_traceback, ...))
 end
 
