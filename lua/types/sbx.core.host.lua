@@ -1,0 +1,43 @@
+---@meta sbx.core.host
+-- Facts of this run, and what only the host can do.
+
+---@class sbx.core.host
+---@field version string
+local host = {}
+
+---The path of this program's file.
+---@return string
+function host.executable() end
+
+---@param fd integer
+---@return boolean
+function host.isatty(fd) end
+
+---The terminal's width in cells, or nil.
+---@param fd integer
+---@return integer|nil
+function host.columns(fd) end
+
+---The bytes of the sandbox agent, a static program.
+---@return string
+function host.agent() end
+
+---What a second Ctrl-C says was left behind; "" for nothing.
+---@param text string  at most about 1,000 bytes are kept
+function host.set_abandoned(text) end
+
+---Calls `fn(event, value)` for "signal" (its name) and "deadlock" (returns the
+---reason). It runs outside every task: it cannot wait.
+---@param fn fun(event: "signal"|"deadlock", value: string|nil): string|nil
+function host.observe(fn) end
+
+---The number of the first signal of this run, if one came.
+---@return integer|nil
+function host.signal() end
+
+---Writes all of `bytes` through stdio; blocks when the reader is slow.
+---@param fd 1|2
+---@param bytes string
+function host.write(fd, bytes) end
+
+return host
