@@ -31,7 +31,7 @@ local notes = setmetatable({}, { __mode = "k" })
 local note_count = 0
 
 local function note(err, record)
-  if err == nil or notes[err] then return end
+  if err == nil or err ~= err or notes[err] then return end
   note_count = note_count + 1
   if note_count > 1000 then
     notes, note_count = setmetatable({}, { __mode = "k" }), 0
@@ -122,7 +122,10 @@ local function close_scope(scope, ok, err)
     end
   end
   local waited = scope:await()
-  run_deferred(scope)
+  while deferred[scope] do
+    run_deferred(scope)
+    scope:await() -- what they spawned here
+  end
   local _, cancelled, timed_out, list, _, cut = scope:state()
   scope:leave()
 
@@ -133,14 +136,14 @@ local function close_scope(scope, ok, err)
     return "failed", with_siblings(list)
   end
   if not ok and not own_cancel then return "failed", err end
-  if timed_out and (own_cancel or waited) then return "timeout" end
-  if cancelled and own_cancel then return "cancelled" end
   if cut then
-    -- Cancelled from outside while only its tasks were waiting: what they did
-    -- not finish must not pass for done.
+    -- Cancelled from outside, perhaps while only its tasks were waiting: what
+    -- they did not finish must not pass for done.
     local alive, outer = pcall(core.checkpoint)
     if not alive then return "failed", outer end
   end
+  if timed_out and (own_cancel or waited) then return "timeout" end
+  if cancelled and own_cancel then return "cancelled" end
   return "ok"
 end
 
