@@ -188,7 +188,7 @@ static int f_task_newindex(lua_State *L) {
 
 // ---- scopes
 
-// open(shielded, collects, seconds or nil, level) -> Scope, now the innermost
+// open(shielded, collects, seconds or nil) -> Scope, now the innermost
 // one
 static int end_open(lua_State *L, int status, lua_KContext context) {
   lua_settop(L, 4);
@@ -198,7 +198,6 @@ static int end_open(lua_State *L, int status, lua_KContext context) {
 static int f_open(lua_State *L) {
   Task *task = running(L, "scope");
   double seconds = opt_seconds(L, 3, -1);
-  int level = (int)luaL_checkinteger(L, 4);
   lua_settop(L, 3);
   Reactor *reactor = task->reactor;
   Scope *scope = lua_newuserdatauv(L, sizeof(*scope), 0);
@@ -208,11 +207,7 @@ static int f_open(lua_State *L) {
   lua_rawsetp(L, LUA_REGISTRYINDEX, scope);
   scope->shielded = lua_toboolean(L, 1);
   scope->collects = lua_toboolean(L, 2);
-  lua_Debug ar;
-  if (lua_getstack(L, level, &ar)) {
-    scope->L = L;
-    scope->frame = ar.i_ci;
-  }
+  scope->L = L;
   scope_link(reactor, scope, task->scope, task);
   task->scope = scope;
   if (seconds >= 0) scope_set_deadline(scope, seconds);

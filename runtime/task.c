@@ -56,8 +56,21 @@ static bool is_close_call(lua_State *L, int level) {
   return found;
 }
 
-// Whether a finalizer runs inside `scope`: called deeper than the call that
-// opened it.
+// The outermost level of `co` whose frame holds the scope's value: there it was
+// opened. (While an error unwinds, the frame that catches it holds what the
+// dead ones left.) -1 when none does.
+static int level_of_scope(lua_State *co, const Scope *scope) {
+  int found = -1;
+  lua_Debug ar;
+  for (int level = 0; lua_getstack(co, level, &ar); level++)
+    for (int slot = 1; lua_getlocal(co, &ar, slot); slot++) {
+      if (lua_touserdata(co, -1) == scope) found = level;
+      lua_pop(co, 1);
+    }
+  return found;
+}
+
+// Whether a finalizer runs inside `scope`: called deeper than what opened it.
 static bool finalizes_inside(const Task *task, const Scope *scope) {
   // All of the task is inside a scope that it did not open, and so it counts
   // when the coroutine that opened it is no longer part of the task.
@@ -68,14 +81,12 @@ static bool finalizes_inside(const Task *task, const Scope *scope) {
 
   for (lua_State *co = task->co; co; co = coroutine_inner(co)) {
     if (!inside && co != scope->L) continue;
-    const void *end = inside ? NULL : scope->frame;
-    inside = true;
     if (!lua_checkstack(co, 6)) return false;
+    int end = inside ? -1 : level_of_scope(co, scope);
+    inside = true;
     lua_Debug ar;
-    for (int level = 0; lua_getstack(co, level, &ar); level++) {
-      if (ar.i_ci == end) break;
+    for (int level = 0; level != end && lua_getstack(co, level, &ar); level++)
       if (is_close_call(co, level)) return true;
-    }
   }
   return false;
 }

@@ -28,12 +28,11 @@ struct Scope {
   Scope *parent;
   Scope *first_child, *previous, *next;  // the tree
   Scope *next_expired;
-  Task *owner;        // whose work it covers
-  lua_State *L;       // of an opened scope: the coroutine that opened it ...
-  const void *frame;  // ... and the call, to tell what runs inside; else NULL
-  Wait *joiner;       // the owner, waiting for the children
-  size_t children;    // live tasks spawned in it, daemons included
-  size_t daemons;     // of these, those that are not waited for
+  Task *owner;      // whose work it covers
+  lua_State *L;     // the coroutine that opened it; NULL for a task's own
+  Wait *joiner;     // the owner, waiting for the children
+  size_t children;  // live tasks spawned in it, daemons included
+  size_t daemons;   // of these, those that are not waited for
   size_t failures;
   int errors;   // reference to the array of the children's errors
   int reason;   // reference to what cancel was given

@@ -179,9 +179,8 @@ end
 -- A scope's bound on tasks that run at once: the others wait for a place.
 local limits = setmetatable({}, { __mode = "k" })
 
--- `level` is how far out the call stands that the scope lasts as long as.
-local function open(opts, level)
-  local scope = core.open(false, opts.on_error == "collect", opts.timeout, level + 1)
+local function open(opts)
+  local scope = core.open(false, opts.on_error == "collect", opts.timeout)
   if opts.name then names[scope] = opts.name end
   if opts.limit then limits[scope] = { free = opts.limit, queue = {}, first = 1, last = 0 } end
   return scope
@@ -206,12 +205,12 @@ end
 function task.scope(options, fn, ...)
   if type(options) == "function" then
     local opts = { on_error = "cancel" }
-    local scope = open(opts, 1)
+    local scope = open(opts)
     return finish_scope(scope, opts, xpcall(options, keep_traceback, scope, fn, ...))
   end
   local opts = scope_options(options, 2)
   check.fn(fn, "scope")
-  local scope = open(opts, 1)
+  local scope = open(opts)
   return finish_scope(scope, opts, xpcall(fn, keep_traceback, scope, ...))
 end
 
@@ -222,7 +221,7 @@ local open_options = setmetatable({}, { __mode = "k" })
 ---@return sbx.Scope
 function task.open_scope(options)
   local opts = scope_options(options, 2)
-  local scope = open(opts, 2)
+  local scope = open(opts)
   open_options[scope] = opts
   return scope
 end
@@ -387,7 +386,7 @@ end
 function task.timeout(seconds, fn, ...)
   check.number(seconds, "timeout", 0, 1e9)
   check.fn(fn, "timeout")
-  local scope = core.open(false, false, seconds, 1)
+  local scope = core.open(false, false, seconds)
   return finish_timeout(scope, seconds, xpcall(fn, keep_traceback, ...))
 end
 
@@ -406,7 +405,7 @@ end
 function task.move_on(seconds, fn, ...)
   check.number(seconds, "move_on", 0, 1e9)
   check.fn(fn, "move_on")
-  local scope = core.open(false, false, seconds, 1)
+  local scope = core.open(false, false, seconds)
   return finish_move_on(scope, xpcall(fn, keep_traceback, ...))
 end
 
@@ -420,7 +419,7 @@ end
 function task.shield(max_s, fn, ...)
   check.number(max_s, "shield", 0, 1e9)
   check.fn(fn, "shield")
-  local scope = core.open(true, false, max_s, 1)
+  local scope = core.open(true, false, max_s)
   return finish_timeout(scope, max_s, xpcall(fn, keep_traceback, ...))
 end
 

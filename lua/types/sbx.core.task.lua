@@ -69,9 +69,8 @@ function core.current() end
 ---@param shielded boolean  a cancel from outside does not reach in
 ---@param collects boolean  a failing task does not cancel the others
 ---@param seconds number|nil  until its deadline
----@param level integer  the call, counted from the caller as 1, that it lasts as long as
 ---@return sbx.Scope
-function core.open(shielded, collects, seconds, level) end
+function core.open(shielded, collects, seconds) end
 
 ---@param what string  for reports: what is waited for
 ---@return sbx.core.Waiter
