@@ -123,6 +123,13 @@ Scope *task_must_end(Task *task) {
 // and how many when it was in the library, whose own steps must not be torn.
 enum { PATIENCE = 100000, PATIENCE_INSIDE = 97 };
 
+// Sets the hook to come after about so many instructions. Exactly so many would
+// keep in step with a loop, and always strike inside the same pcall.
+static void arm_hook(lua_State *L, int instructions) {
+  int odd = (int)(uv_hrtime() / 16 % 89);
+  lua_sethook(L, task_hook, LUA_MASKCOUNT, instructions + odd);
+}
+
 void task_hook(lua_State *L, lua_Debug *ar) {
   Reactor *reactor = reactor_of(L);
   if (reactor->on_turn) reactor->on_turn(L);
@@ -133,10 +140,10 @@ void task_hook(lua_State *L, lua_Debug *ar) {
   }
   lua_getinfo(L, "S", ar);
   if (strncmp(ar->source, "@sbx/", 5) == 0 || ar->what[0] == 'C') {
-    lua_sethook(L, task_hook, LUA_MASKCOUNT, PATIENCE_INSIDE);
+    arm_hook(L, PATIENCE_INSIDE);
     return;
   }
-  lua_sethook(L, task_hook, LUA_MASKCOUNT, PATIENCE);
+  arm_hook(L, PATIENCE);
   const Scope *source = task_must_end(task);
   if (!source) return;
   push_cancelled(L, source);

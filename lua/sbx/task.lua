@@ -107,7 +107,7 @@ local function with_siblings(list)
   return first
 end
 
--- Ends a scope whose body has ended. Returns "ok", "failed" with the error,
+-- Ends a scope whose body has ended, with `err` when not `ok`. Returns "ok", "failed" with the error,
 -- "timeout", "cancelled" (by its own cancel; absorbed).
 local function close_scope(scope, ok, err)
   local id = scope:state()
@@ -188,7 +188,7 @@ end
 
 -- Ends the scope and gives out what its function returned, or raises.
 local function finish_scope(scope, opts, ok, ...)
-  local outcome, err = close_scope(scope, ok, not ok and (...) or nil)
+  local outcome, err = close_scope(scope, ok, (...))
   if outcome == "failed" then error(err, 0) end
   if outcome == "timeout" then error(timeout_error(opts.timeout, opts.name), 0) end
   if ok then return ... end
@@ -371,7 +371,7 @@ task.current = core.current
 task.now = time.now
 
 local function finish_timeout(scope, seconds, ok, ...)
-  local outcome, err = close_scope(scope, ok, not ok and (...) or nil)
+  local outcome, err = close_scope(scope, ok, (...))
   if outcome == "failed" then error(err, 0) end
   if outcome == "timeout" then error(timeout_error(seconds), 0) end
   return ...
@@ -391,7 +391,7 @@ function task.timeout(seconds, fn, ...)
 end
 
 local function finish_move_on(scope, ok, ...)
-  local outcome, err = close_scope(scope, ok, not ok and (...) or nil)
+  local outcome, err = close_scope(scope, ok, (...))
   if outcome == "failed" then error(err, 0) end
   if outcome == "timeout" then return false end
   return true, ...
