@@ -107,8 +107,8 @@ local function with_siblings(list)
   return first
 end
 
--- Ends a scope whose body has ended, with `err` when not `ok`. Returns "ok", "failed" with the error,
--- "timeout", "cancelled" (by its own cancel; absorbed).
+-- Ends a scope whose body has ended, with `err` when not `ok`. Returns "ok",
+-- "failed" with the error, "timeout", "cancelled" (by its own cancel; absorbed).
 local function close_scope(scope, ok, err)
   local id = scope:state()
   local own_cancel = not ok and is_cancel(err) and err.scope_id == id
