@@ -169,6 +169,8 @@ test("fs.mkdir: parents, modes, existing directories", function()
     fails("EEXIST", fs.mkdir, dir .. "/file", { parents = true })
     assert(pcall(fs.mkdir, dir .. "/file/x", { parents = true }) == false)
     assert(table.concat(fs.list(dir .. "/a/b"), " ") == "c d")
+    -- A file system that has no place for directories, and always says ENOENT.
+    fails("ENOENT", fs.mkdir, "/proc/none/such", { parents = true })
   end)
 end)
 

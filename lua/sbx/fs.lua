@@ -227,12 +227,14 @@ end
 
 local function make_parents(path, mode)
   local _, err = errors.try(core.mkdir, path, mode)
+  if errors.is_error(err) and err.code == "ENOENT" and parent_of(path) ~= path then
+    make_parents(parent_of(path), 493)
+    -- Once more and no further: some file systems, as /proc, always say ENOENT.
+    _, err = errors.try(core.mkdir, path, mode)
+  end
   if not err then return end
   if errors.is_error(err) and err.code == "EEXIST" then
     if core.stat(path).type == "directory" then return end
-  elseif errors.is_error(err) and err.code == "ENOENT" and parent_of(path) ~= path then
-    make_parents(parent_of(path), 493)
-    return make_parents(path, mode)
   end
   error(err, 0)
 end
