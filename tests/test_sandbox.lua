@@ -334,6 +334,17 @@ test("sandbox: logs, expose, list_exposed_ports and unexpose", function()
   assert(server.calls[#server.calls].path:find("/expose/exp%-1$"))
 end)
 
+test("sandbox: no exposure id reaches another path", function()
+  local server <close> = api.start()
+  local client <close> = server:client()
+  server:add("sbx-1")
+  for _, id in ipairs({ "", ".", "..", ("x"):rep(300) }) do
+    local ok, err = pcall(client.unexpose, client, "sbx-1", id)
+    assert(not ok and tostring(err):find("not an exposure id", 1, true), id)
+  end
+  assert(#server.calls == 0)
+end)
+
 test("sandbox: network_access = false must be confirmed by the server", function()
   local confirmed = true
   local server <close> = api.start({

@@ -1,6 +1,7 @@
 local config = require("sbx.sandbox.config")
 local fs = require("sbx.fs")
 local host = require("sbx.core.host")
+local http_server = require("sbx.server.http")
 local process = require("sbx.process")
 local sandbox = require("sbx.sandbox")
 
@@ -113,4 +114,23 @@ test("config: the private server wins over environment and file, arguments over 
   assert(out:find("^http://127.0.0.1:9\tlocal%-key"), out)
   out = run(code:format('api_key = "arg"'), env, FILE)
   assert(out:find("^http://127.0.0.1:9\targ"), out)
+end)
+
+test("config: an address may have a path in front of the API's", function()
+  local asked
+  local listener = http_server.serve({
+    routes = {
+      { "GET", "/team/x/api/v1/sandbox/{id}", function(request)
+        asked = request.raw_path
+        http_server.respond_json(request, 200, api.object("a/../b"))
+      end },
+    },
+  })
+  local base = ("http://127.0.0.1:%d/team/x"):format(listener.port)
+  for _, ending in ipairs({ "", "/", "/api/v1", "/api/v1/" }) do
+    local client <close> = sandbox.client({ api_key = "k", base_url = base .. ending })
+    assert(client:get("a/../b").id == "a/../b")
+    assert(asked == "/team/x/api/v1/sandbox/a%2F..%2Fb", asked)
+  end
+  listener:close()
 end)

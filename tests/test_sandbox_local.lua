@@ -225,3 +225,54 @@ test("local: a script that raises leaves nothing, and says what it deleted", fun
   assert(result.code == 1 and result.stderr:find("the script's own", 1, true), result.stderr)
   assert(result.stderr:find("deleted 1 sandbox that the script left", 1, true), result.stderr)
 end)
+
+test("local: no key and nothing of this machine's environment shows", function()
+  local marker = "host-" .. hash.random_hex(12)
+  local code = [[
+    local fs = require("sbx.fs")
+    local client <close> = require("sbx.sandbox").client()
+    local box <close> = client:create({
+      name = "e", docker_image = "x", environment_vars = { MINE = "m-4711" },
+    })
+    box:wait()
+    local key = client.config.api_key
+    local inside = box:exec("env; cat /proc/*/environ /proc/*/cmdline | tr '\\0' '\\n'").stdout
+    assert(inside:find("MINE=m-4711", 1, true))
+    print("inside", inside:find(key, 1, true), inside:find("]] .. marker .. [[", 1, true))
+    local seen = 0
+    for _, name in ipairs(fs.list("/proc")) do
+      local ok, line = pcall(fs.read, "/proc/" .. name .. "/cmdline")
+      if ok and line:find(key, 1, true) then seen = seen + 1 end
+    end
+    print("ps", seen)
+    print("shown", (tostring(client) .. tostring(box)):find(key, 1, true))
+  ]]
+  local result = process.run({ host.executable(), "--local", "-e", code }, {
+    env = { SOME_SECRET = marker, PRIME_API_KEY = marker },
+  })
+  assert(result.stdout == "inside\tnil\tnil\nps\t0\nshown\tnil\n", result.stdout .. result.stderr)
+end)
+
+test("local: a sandbox reaches neither the API nor another sandbox", function()
+  with_client(function(client)
+    local one <close> = client:create(WANTED)
+    local two <close> = client:create(WANTED)
+    client:bulk_wait_for_creation({ one, two })
+    local serve = "cd /tmp && nohup python3 -m http.server 8000 > /dev/null 2>&1 &"
+    two:exec(serve)
+    local exposed = two:expose(8000)
+    local dial = [[python3 - <<'END'
+import socket
+for host in ("127.0.0.1", "10.0.2.2", "10.0.2.100", "10.0.2.3", "169.254.169.254"):
+    for port in (%s, %s, 8000):
+        try:
+            socket.create_connection((host, port), 2)
+            print(host, port)
+        except OSError:
+            pass
+END]]
+    local port = client.config.base_url:match(":(%d+)$")
+    local result = one:exec(dial:format(port, exposed.url:match(":(%d+)/$")))
+    assert(result.exit_code == 0 and result.stdout == "", result.stdout .. result.stderr)
+  end)
+end)

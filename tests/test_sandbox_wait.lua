@@ -186,6 +186,49 @@ test("bulk wait: a storm of 429 is waited out, page by page", function()
   assert(server:count("list") == 6)
 end)
 
+test("wait: 429 is waited out until the deadline, not only for one call's patience", function()
+  local server <close> = api.start({
+    list = function() return 200, { sandboxes = json.array({}), has_next = false } end,
+    get = function(call)
+      if call.n <= 3 then return 429, { detail = "no" }, { ["retry-after"] = "0" } end
+    end,
+  })
+  local client <close> = server:client({ throttle_timeout = 0.1 })
+  local ids = add_many(server, 2)
+  client:wait_for_creation(ids[1])
+  client:bulk_wait_for_creation(ids)
+end)
+
+test("bulk wait: Retry-After sets the least pause, and the deadline ends it", function()
+  local server <close> = api.start({
+    list = function() return 429, { detail = "no" }, { ["retry-after"] = "3600" } end,
+  })
+  local client <close> = server:client()
+  local ids = add_many(server, 2)
+  local err = api.failure(client.bulk_wait_for_creation, client, ids, { timeout = 0.3 })
+  assert(err.kind == "not_running" and server:count("list") == 1)
+end)
+
+test("bulk wait: pages that shift under it hide nobody", function()
+  -- Two fresh sandboxes appear in front of each page after the first: what was
+  -- at its end is shown twice, and when some go, others are never shown.
+  local server <close> = api.start({
+    list = function(call)
+      local page, found = tonumber(call.query.page[1]), {}
+      local shift = call.n % 2 == 0 and 2 or -2
+      for i = 1, 100 do
+        local at = (page - 1) * 100 + i + (page > 1 and shift or 0)
+        found[#found + 1] = api.object(("sbx-%04d"):format(at))
+      end
+      return 200, { sandboxes = json.array(found), has_next = page < 3, page = page }
+    end,
+  })
+  local client <close> = server:client()
+  local statuses = client:bulk_wait_for_creation(add_many(server, 300))
+  assert(statuses["sbx-0101"] == "RUNNING" and statuses["sbx-0300"] == "RUNNING")
+  assert(server:count("exec") == 300, "each is proven once")
+end)
+
 test("bulk wait: an endless storm of 429 ends at the deadline", function()
   local server <close> = api.start({
     list = function() return 429, { detail = "no" }, { ["retry-after"] = "0" } end,

@@ -15,6 +15,7 @@ local wire = require("sbx.sandbox.wire")
 local methods = {}
 
 local MAX_UPLOAD = 200 * 1024 * 1024 -- bytes of one file, as the API documents it
+local MAX_MADE_UP = 16 * 1024 * 1024 -- bytes of one that does not tell its size
 local CLEANUP_SECONDS = 5
 
 ---@class sbx.sandbox.Upload
@@ -107,6 +108,10 @@ function methods:upload_file(target, remote_path, local_path, options)
   end
   check_size("upload_file", id, stat.size, local_path)
   local part = { filename = base_name(local_path), path = local_path }
+  if stat.size == 0 then
+    -- Files that are made up as they are read, as in /proc, have no size.
+    part.path, part.data = nil, fs.read(local_path, { max = MAX_MADE_UP })
+  end
   return upload(self, "upload_file", id, remote_path, part, opts.timeout)
 end
 

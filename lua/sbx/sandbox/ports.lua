@@ -63,6 +63,14 @@ function methods:expose(target, port, options)
   return exposure_from(call, (wire.call(self, call)))
 end
 
+-- Dot segments would be resolved away: ".." would delete the sandbox itself.
+local function checked_exposure(id)
+  check.string(id, "exposure")
+  if id == "" or id == "." or id == ".." or #id > 256 then
+    error("exposure: not an exposure id", 0)
+  end
+end
+
 ---Ends what `expose` began.
 ---@async
 ---@param target string|sbx.sandbox.Box
@@ -70,7 +78,7 @@ end
 function methods:unexpose(target, exposure)
   local id = wire.id_of(target)
   if type(exposure) == "table" then exposure = exposure.exposure_id end
-  request.blame(check.string, exposure, "exposure")
+  request.blame(checked_exposure, exposure)
   wire.call(self, {
     op = "unexpose",
     method = "DELETE",

@@ -1,6 +1,7 @@
 -- Waiting until sandboxes can be used: the API says RUNNING, and a command gets
 -- through. One by GET; many by the list endpoint, with the state kept per id.
 
+local box = require("sbx.sandbox.box")
 local check = require("sbx.check")
 local commands = require("sbx.sandbox.commands")
 local errors = require("sbx.errors")
@@ -83,6 +84,19 @@ local function out_of_time(op, id, seconds, seen)
   return err
 end
 
+-- Throttling is waited out for as long as the deadline around all this allows.
+---@async
+local function look_at(client, id)
+  local call = {
+    op = "get",
+    method = "GET",
+    path = wire.sandbox_path(id),
+    sandbox_id = id,
+    patience = math.huge,
+  }
+  return box.from(client, call, (wire.call(client, call)))
+end
+
 local function checked_options(given)
   local options = check.options(given, { timeout = DEFAULT_TIMEOUT }, -1)
   check.number(options.timeout, "timeout", 0)
@@ -94,7 +108,7 @@ end
 ---@async
 local function wait_for_one(client, id, seen)
   for round = 0, math.huge do
-    local found = client:get(id)
+    local found = look_at(client, id)
     seen.status = found.status
     if terminal[found.status] then error(ended("wait_for_creation", found), 0) end
     if found.status == "RUNNING" then
@@ -172,7 +186,7 @@ end
 ---@async
 local function look_up(client, fleet, ids, round)
   task.map(ids, function(id)
-    local found, err = errors.try(client.get, client, id)
+    local found, err = errors.try(look_at, client, id)
     if found then
       record(fleet, found, round)
     elseif errors.is_error(err) and err.status == 404 then
