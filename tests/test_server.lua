@@ -150,6 +150,12 @@ test("server: keys, hosts, paths and methods are checked", function()
     assert(bare.status == 401)
     local status, body = api:call("GET", "/sandbox", nil, { headers = { Host = "evil.test" } })
     assert(status == 403 and type(body.detail) == "string")
+    for _, name in ipairs { "127.0.0.1.evil.test", "localhost.evil.test", "10.0.0.1", "" } do
+      assert(api:call("GET", "/sandbox", nil, { headers = { Host = name } }) >= 400, name)
+    end
+    for _, name in ipairs { "127.0.0.2:8701", "LOCALHOST", "[::1]:80" } do
+      assert(api:call("GET", "/sandbox", nil, { headers = { Host = name } }) == 200, name)
+    end
     status, body = api:call("GET", "/nothing")
     assert(status == 404 and type(body.detail) == "string")
     status, body = api:call("PATCH", "/sandbox")

@@ -6,6 +6,7 @@ local support = dofile(here .. "server_support.lua")
 local errors = require("sbx.errors")
 local http = require("sbx.http")
 local json = require("sbx.json")
+local net = require("sbx.core.net")
 local task = require("sbx.task")
 local with_server = support.with_server
 
@@ -80,5 +81,32 @@ test("expose: odd requests are refused", function()
     assert(status == 200 and tcp.external_endpoint == "127.0.0.1:" .. tcp.external_port)
     api:call("DELETE", "/sandbox/" .. object.id)
     assert(api:call("POST", path, { port = 8000 }) == 409)
+  end)
+end)
+
+test("expose: an open connection ends with the exposure, and with the sandbox", function()
+  with_web(function(api, object)
+    local path = "/sandbox/" .. object.id
+    local function connected()
+      local _, made = api:call("POST", path .. "/expose", { port = 8000 })
+      get_when_up(made.url)
+      local stream = net.connect("127.0.0.1", tonumber(made.url:match(":(%d+)/")))
+      stream:write("GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+      assert(stream:read():find("^HTTP/1"))
+      return stream, made
+    end
+    local function read_to_the_end(stream)
+      return task.timeout(10, function()
+        repeat until not stream:read()
+      end)
+    end
+
+    local first <close>, made = connected()
+    assert(api:call("DELETE", path .. "/expose/" .. made.exposure_id) == 200)
+    pcall(read_to_the_end, first)
+    assert(not pcall(first.write, first, ("x"):rep(1000000)) or not first:read())
+    local second <close> = connected()
+    assert(api:call("DELETE", path) == 200)
+    read_to_the_end(second)
   end)
 end)

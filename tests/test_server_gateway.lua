@@ -55,6 +55,20 @@ test("gateway: output past 10 MiB is cut and says so", function()
   end)
 end)
 
+test("gateway: a character is cut nowhere, neither in the middle nor at the limit", function()
+  with_box(function(box)
+    -- Each byte in a write of its own.
+    local _, result = box:exec([[python3 -c "
+import os
+for byte in 'é€😀'.encode() * 3: os.write(1, bytes([byte]))"]])
+    assert(result.stdout == ("é€😀"):rep(3), result.stdout)
+    -- The limit falls into the middle of one.
+    _, result = box:exec([[python3 -c "print('x' + 'é' * 6000000)"]])
+    assert(result.stdout_truncated and #result.stdout == 10 * 1024 * 1024 - 1)
+    assert(result.stdout:sub(-2) == "é")
+  end)
+end)
+
 test("gateway: a command over its time is 408 and its whole tree is gone", function()
   with_box(function(box)
     local marker = "7" .. math.random(100000, 999999)
@@ -164,6 +178,61 @@ test("gateway: missing and odd paths are refused", function()
     -- A link that points out of the sandbox by name still stays in it.
     box:exec("ln -s /etc/shadow /tmp/shadow")
     assert(box:download("/tmp/shadow").status ~= 200)
+  end)
+end)
+
+test("gateway: a path may hold any bytes but NUL", function()
+  with_box(function(box)
+    for _, name in ipairs { "\xFF\xFE", "a b&c=d?#%41", "new\nline \"é😀\"", "-rf" } do
+      local path = "/tmp/made/" .. name
+      local status, body = box:upload(path, { data = name })
+      assert(status == 200 and body.size == #name, json.encode(body))
+      assert(utf8.len(name) == nil or body.path == path)
+      assert(box:download(path).body == name)
+      assert(box:download(path .. "none").status == 404)
+      assert(box:read_file(path .. "/none") == 404)
+    end
+    local status, body = box:upload("/usr/\xFF", { data = "x" })
+    assert(status == 403 and body.error == "permission_denied")
+  end)
+end)
+
+test("gateway: an upload goes through links to files, and nowhere but to files", function()
+  with_box(function(box)
+    box:exec("cd /tmp; echo old > real; ln -s real link; ln -s loop loop; ln -s /dev/zero zero;"
+      .. " mkfifo fifo; mkdir dir ro; chmod 555 ro; ln -s fifo tofifo")
+    assert(box:upload("/tmp/link", { data = "new" }) == 200)
+    local _, result = box:exec("cat /tmp/real; test -L /tmp/link && ls -A /tmp | wc -l")
+    assert(result.stdout == "new8\n", result.stdout)
+    local refused = {
+      loop = 422, zero = 422, fifo = 422, tofifo = 422, dir = 422, ["ro/x"] = 403,
+      ["real/x"] = 404, [("n"):rep(300)] = 422,
+    }
+    for name, wanted in pairs(refused) do
+      local status, body = box:upload("/tmp/" .. name, { data = "x" })
+      assert(status == wanted, name .. ": " .. json.encode(body))
+    end
+    assert(box:upload("/proc/none/x", { data = "x" }) == 404)
+    _, result = box:exec("ls -A /tmp | wc -l")
+    assert(result.stdout == "8\n", "what failed left something: " .. result.stdout)
+  end)
+end)
+
+test("gateway: what has no size or no end can be asked for", function()
+  with_box(function(box)
+    local res = box:download("/proc/self/status")
+    assert(res.status == 200 and res.body:find("^Name:"))
+    for _, path in ipairs { "/dev/zero", "/dev/stdin", "/proc/1/fd/3" } do
+      assert(box:download(path).status == 422, path)
+    end
+    for _, path in ipairs { "/proc/1/mem", "/proc/kmsg", "/proc/kcore" } do
+      assert(box:download(path).status >= 400, path)
+    end
+    box:exec("cd /tmp; touch empty; truncate -s 30M hole; echo x > closed; chmod 0 closed")
+    assert(box:download("/tmp/empty").body == "")
+    assert(#box:download("/tmp/hole").body == 30 * 1024 * 1024)
+    assert(box:read_file("/tmp/hole") == 413)
+    assert(box:download("/tmp/closed").status == 403)
   end)
 end)
 

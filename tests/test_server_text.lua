@@ -32,6 +32,17 @@ test("server.text: a megabyte of noise becomes text that JSON carries", function
   assert(utf8.len(fixed) and json.decode(json.encode { fixed })[1] == fixed)
 end)
 
+test("server.text: a cut is moved to before the character it went through", function()
+  local whole = "aé€😀"
+  local ends = { 1, 1, 3, 3, 3, 6, 6, 6, 6, 10 }
+  for cut = 1, #whole do
+    assert(text.whole_characters(whole:sub(1, cut)) == whole:sub(1, ends[cut]), cut)
+  end
+  for _, same in ipairs { "", "\xBF", "\xBF\xBF\xBF\xBF", "a\xFF", "a\xBF" } do
+    assert(text.whole_characters(same) == same)
+  end
+end)
+
 test("server.text: lists are told from objects", function()
   assert(text.is_list {} and text.is_list { 1, 2 })
   assert(not text.is_list { a = 1 } and not text.is_list { 1, a = 1 } and not text.is_list(1))

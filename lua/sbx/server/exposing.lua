@@ -42,8 +42,10 @@ local function wanted(body)
 end
 
 function exposing.expose(server, request, params)
-  local record = running(server, params)
+  known(server, params)
+  -- The body first: a sandbox may end while it arrives.
   local port, name, protocol = wanted(reply.json_body(request))
+  local record = running(server, params)
   local count = 0
   for _ in pairs(record.exposures) do
     count = count + 1

@@ -56,6 +56,8 @@ end
 -- Carries one connection to its end; either side may finish first.
 local function relay(self, stream)
   local outside <close> = stream
+  -- Accepted, but not seen by `close` when it cut what was connected.
+  if self.closed then return end
   local box = self.sandbox.box
   local ok, inside = pcall(function()
     return box.agent:dial(self.port)

@@ -82,7 +82,7 @@ local function on_path(path, fn, ...)
 end
 
 -- The path a caller means; relative ones start at the mount path. Returns it
--- absolute, and as it was given.
+-- absolute, and as it was given but fit for an answer: any bytes make a path.
 local function wanted_path(request)
   local given = reply.query(request, "path")
   if not given or given == "" then
@@ -90,8 +90,9 @@ local function wanted_path(request)
   elseif #given > 4096 or given:find("\0", 1, true) then
     reply.refuse_gateway(422, "bad_path", "path is too long or holds a NUL byte")
   end
-  if given:sub(1, 1) == "/" then return given, given end
-  return sandbox.MOUNT_PATH .. "/" .. given, given
+  local shown = text.valid_utf8(given)
+  if given:sub(1, 1) == "/" then return given, shown end
+  return sandbox.MOUNT_PATH .. "/" .. given, shown
 end
 
 local function optional_string(body, name)
@@ -142,6 +143,12 @@ local function run(agent, options)
   error(result, 0)
 end
 
+-- What a command wrote, as JSON can carry it. Where we cut, we cut between
+-- characters: the half of one is nothing that the command wrote.
+local function output(bytes, truncated)
+  return text.valid_utf8(truncated and text.whole_characters(bytes) or bytes)
+end
+
 function gateway.exec(server, request, params)
   local record = authorized(server, request, params)
   local options = wanted_command(record, reply.json_body(request))
@@ -152,8 +159,8 @@ function gateway.exec(server, request, params)
     reply.refuse_gateway(408, "command_timeout", ("Exceeded %g s"):format(options.timeout))
   end
   return 200, {
-    stdout = text.valid_utf8(result.stdout),
-    stderr = text.valid_utf8(result.stderr),
+    stdout = output(result.stdout, result.stdout_truncated),
+    stderr = output(result.stderr, result.stderr_truncated),
     exit_code = result.exit_code,
     stdout_truncated = result.stdout_truncated or false,
     stderr_truncated = result.stderr_truncated or false,

@@ -3,6 +3,7 @@
 
 local errors = require("sbx.errors")
 local json = require("sbx.json")
+local text = require("sbx.server.text")
 
 local reply = {}
 
@@ -27,6 +28,7 @@ end
 ---@param message string
 ---@param more? table
 function reply.refuse_gateway(status, code, message, more)
+  message = text.valid_utf8(message) -- a path in it may hold any bytes
   local body = { error = code, message = message, code = status }
   for name, value in pairs(more or {}) do
     body[name] = value

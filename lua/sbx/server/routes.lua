@@ -45,7 +45,7 @@ local gateway_routes = {
 -- (DNS rebinding); the Host header gives it away.
 local function check_host(request)
   local host = (request.headers.host or ""):lower():gsub(":%d+$", "")
-  if host == "127.0.0.1" or host == "localhost" or host == "[::1]" then return end
+  if host == "localhost" or host == "[::1]" or host:find("^127%.%d+%.%d+%.%d+$") then return end
   reply.refuse(403, "Host header not allowed")
 end
 

@@ -59,6 +59,19 @@ function text.valid_utf8(bytes)
   return table.concat(parts)
 end
 
+---Returns `bytes` without the character at its end that is cut short, if any.
+---@param bytes string
+---@return string
+function text.whole_characters(bytes)
+  for back = 1, math.min(3, #bytes) do
+    local byte = bytes:byte(-back)
+    if byte < 0x80 or byte > 0xBF then
+      return follows(byte) >= back and bytes:sub(1, -back - 1) or bytes
+    end
+  end
+  return bytes
+end
+
 ---True when `value` is a table that JSON would show as an array: keys 1 to n
 ---and no other.
 ---@param value any
