@@ -7,6 +7,7 @@
 local find = ...
 
 local loading = {} -- module name → { task =, waiters = {} }
+local awaiting = {} -- task → the entry of the module whose load it waits for
 
 local function search(name)
   local notes = {}
@@ -27,14 +28,21 @@ local function load_module(name, loader, extra)
   end
 end
 
--- Suspends until the task that loads `name` is through.
+-- Suspends until the task that loads `name` is through. Raises where that task
+-- waits, perhaps by way of others, for a module that this one is loading.
 local function await_load(entry, name, core)
-  if entry.task == core.current() then
-    error("module '" .. name .. "' requires itself", 3)
+  local current = core.current()
+  local at = entry
+  while at do
+    if at.task == current then error("module '" .. name .. "' requires itself", 3) end
+    at = awaiting[at.task]
   end
   local waiter = core.waiter("the loading of module " .. name)
   table.insert(entry.waiters, waiter)
-  waiter:wait()
+  awaiting[current] = entry
+  local ok, problem = pcall(waiter.wait, waiter)
+  awaiting[current] = nil
+  if not ok then error(problem, 0) end
 end
 
 function require(name)
