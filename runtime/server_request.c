@@ -2,6 +2,7 @@
 
 #include "server_request.h"
 
+#include <ctype.h>
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,7 +84,8 @@ typedef struct HeaderScan {
   Request *request;
   size_t size;                         // of the text that the headers need
   unsigned lengths, encodings, hosts;  // how many there are of these headers
-  bool malformed;
+  bool unknown;                        // encoding
+  bool broken;                         // no name and value as HTTP has them
 } HeaderScan;
 
 static void judge_header(HeaderScan *scan, const char *name,
@@ -95,7 +97,7 @@ static void judge_header(HeaderScan *scan, const char *name,
   } else if (strcasecmp(name, "Transfer-Encoding") == 0) {
     scan->encodings++;
     request->length = UINT64_MAX;
-    if (strcasecmp(value, "chunked") != 0) scan->malformed = true;
+    if (strcasecmp(value, "chunked") != 0) scan->unknown = true;
   } else if (strcasecmp(name, "Host") == 0) {
     scan->hosts++;
   } else if (strcasecmp(name, "Expect") == 0) {
@@ -103,9 +105,42 @@ static void judge_header(HeaderScan *scan, const char *name,
   }
 }
 
+static bool is_token(const char *name) {
+  static const char marks[] = "!#$%&'*+-.^_`|~";
+  const char *c = name;
+  while (isalnum((unsigned char)*c) || (*c != '\0' && strchr(marks, *c)))
+    c++;
+  return *c == '\0' && c > name;
+}
+
+static bool is_text(const char *value) {
+  for (const char *c = value; *c != '\0'; c++)
+    if (((unsigned char)*c < ' ' && *c != '\t') || *c == 0x7f) return false;
+  return true;
+}
+
+// Whether a target has neither blanks nor control bytes.
+static bool is_visible(const char *target) {
+  return strchr(target, ' ') == NULL && strchr(target, '\t') == NULL &&
+         is_text(target);
+}
+
+// Whether the value comes right after its name, colon and blanks, as it stands
+// on the wire. libmicrohttpd 0.9.75 adds a folded line to the name.
+static bool is_adjacent(const char *name, const char *value) {
+  const char *colon = name + strlen(name);
+  if ((uintptr_t)value <= (uintptr_t)colon) return false;
+  for (const char *c = colon + 1; c != value; c++)
+    if (*c != ' ' && *c != '\t') return false;
+  return true;
+}
+
 static enum MHD_Result measure_header(void *cls, enum MHD_ValueKind kind,
                                       const char *name, const char *value) {
   HeaderScan *scan = cls;
+  if (value == NULL || !is_token(name) || !is_text(value) ||
+      !is_adjacent(name, value))
+    scan->broken = true;
   if (value == NULL) value = "";
   scan->size += strlen(name) + strlen(value) + 2;
   judge_header(scan, name, value);
@@ -157,10 +192,13 @@ static unsigned read_head(Server *server, Request *request, const char *method,
   const union MHD_ConnectionInfo *info = MHD_get_connection_info(
       request->socket, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
   if (info != NULL && info->header_size > server->max_header) return 431;
-  if (scan.malformed) return 501;
+  if (scan.broken || !is_visible(request->target)) return 400;
+  if (scan.unknown) return 501;
   if (scan.lengths + scan.encodings > 1) return 400;
+  bool old = strcmp(version, "HTTP/1.1") != 0;
+  if (scan.encodings > 0 && old) return 400;
   if (scan.hosts > 1) return 400;
-  if (scan.hosts == 0 && strcmp(version, "HTTP/1.1") == 0) return 400;
+  if (scan.hosts == 0 && !old) return 400;
   return 0;
 }
 
