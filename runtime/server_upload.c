@@ -32,7 +32,7 @@ static Piece *detach(Upload *upload) {
   if (piece == NULL) return NULL;
   upload->first = piece->next;
   if (upload->first == NULL) upload->last = NULL;
-  upload->queued -= piece->length;
+  upload->queued -= piece->length + piece->overhead;
   return piece;
 }
 
@@ -65,6 +65,10 @@ static Piece *append_piece(Upload *upload, size_t size, const char *name,
 
   char *names = piece->bytes + room;
   *piece = (Piece){.room = room, .part = upload->part};
+  // A stranger's form may be nothing but empty parts.
+  if (upload->part > 0)
+    piece->overhead = sizeof(*piece) + room - size + name_size + filename_size;
+  upload->queued += piece->overhead;
   if (name != NULL) piece->name = memcpy(names, name, name_size);
   if (filename != NULL) {
     piece->filename = memcpy(names + name_size, filename, filename_size);

@@ -15,6 +15,7 @@ typedef struct Piece Piece;
 struct Piece {
   Piece *next;
   size_t length, room;   // of `bytes`
+  size_t overhead;       // of a form's piece: counts as queued
   unsigned part;         // counts the form's parts from 1; 0 for raw bytes
   const char *name;      // of the part; inside this block, after the bytes
   const char *filename;  // the same; NULL when the part has none
@@ -23,7 +24,7 @@ struct Piece {
 
 typedef struct Upload {
   Piece *first, *last;
-  size_t queued;                   // bytes in the pieces
+  size_t queued;                   // bytes in the pieces, and their overhead
   size_t window;                   // take no more than this ahead of the reader
   struct MHD_PostProcessor *form;  // NULL for a raw body
   unsigned part;                   // the part that is arriving
