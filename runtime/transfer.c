@@ -272,6 +272,7 @@ void transfer_pool_close(Reactor *reactor) {
     transfer_cancel(pool->live);
   shards_close_idle(pool);
   assert(!pool->shards);
+  sockets_close(pool);
   timer_stop(&reactor->timers, &pool->admission);
   names_close(pool);
 }

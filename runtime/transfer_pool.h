@@ -4,6 +4,8 @@
 #ifndef SBX_TRANSFER_POOL_H
 #define SBX_TRANSFER_POOL_H
 
+#include <sys/types.h>
+
 #include "transfer.h"
 
 enum {
@@ -45,6 +47,9 @@ typedef struct Socket {
   int mask;     // what libuv watches for
   bool wanted;  // libcurl waits for events; else the connection is idle
   bool ours;    // we opened it, so we are told when it is closed
+  bool fresh;   // ... unless it never became a connection: see is_closed
+  dev_t device;
+  ino_t inode;  // of the open socket, whose number may be given away
 } Socket;
 
 // The queue of one origin.
@@ -160,6 +165,9 @@ int on_socket(CURL *easy, curl_socket_t fd, int what, void *context,
 curl_socket_t on_open_socket(void *context, curlsocktype purpose,
                              struct curl_sockaddr *address);
 int on_close_socket(void *context, curl_socket_t fd);
+
+// Lets go of every descriptor, closed or not.
+void sockets_close(TransferPool *pool);
 
 // transfer_setup.c
 

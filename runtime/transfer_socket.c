@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "transfer_pool.h"
@@ -50,9 +51,21 @@ static int reserve(TransferPool *pool, int fd) {
   return 0;
 }
 
+// Must precede the close of the descriptor where we hear of it: libuv aborts
+// when it is to watch one that is gone, and the number may be in use again at
+// once.
+static void drop_socket(TransferPool *pool, Socket *socket) {
+  pool->sockets[socket->fd] = NULL;
+  uv_poll_stop(&socket->poll);
+  if (socket->host) socket->host->connections--;
+  uv_close((uv_handle_t *)&socket->poll, on_poll_closed);
+}
+
 static int add_socket(TransferPool *pool, int fd, Socket **result) {
   int status = reserve(pool, fd);
   if (status != 0) return status;
+  // What had the number before was closed without a word.
+  if (pool->sockets[fd]) drop_socket(pool, pool->sockets[fd]);
   Socket *socket = calloc(1, sizeof(*socket));
   if (!socket) return UV_ENOMEM;
   status = uv_poll_init(&pool->reactor->loop, &socket->poll, fd);
@@ -66,15 +79,6 @@ static int add_socket(TransferPool *pool, int fd, Socket **result) {
   return 0;
 }
 
-// Must precede the close of the descriptor: libuv aborts on a watcher whose
-// descriptor is gone, and the number may be in use again at once.
-static void drop_socket(TransferPool *pool, Socket *socket) {
-  pool->sockets[socket->fd] = NULL;
-  uv_poll_stop(&socket->poll);
-  if (socket->host) socket->host->connections--;
-  uv_close((uv_handle_t *)&socket->poll, on_poll_closed);
-}
-
 static void watch(Socket *socket, int mask) {
   socket->wanted = true;
   uv_ref((uv_handle_t *)&socket->poll);
@@ -83,9 +87,22 @@ static void watch(Socket *socket, int mask) {
   (void)uv_poll_start(&socket->poll, mask, on_poll);  // fails only when closing
 }
 
+// libcurl 7.88 closes a socket that never became a connection (timed out,
+// cancelled, outrun by another address) behind our back, before it tells us to
+// stop watching. By now the number may be another's.
+static bool is_closed(Socket *socket) {
+  if (!socket->fresh) return false;
+  struct stat facts;
+  if (fstat(socket->fd, &facts) != 0 || facts.st_dev != socket->device ||
+      facts.st_ino != socket->inode)
+    return true;
+  socket->fresh = false;  // it is a connection now
+  return false;
+}
+
 static void unwatch(TransferPool *pool, Socket *socket) {
-  if (!socket->ours) {
-    // The resolver's own pair of sockets, about which we hear nothing more.
+  if (!socket->ours || is_closed(socket)) {
+    // Nor do we hear more about the resolver's own pair of sockets.
     drop_socket(pool, socket);
     return;
   }
@@ -144,7 +161,11 @@ curl_socket_t on_open_socket(void *context, curlsocktype purpose,
     close(fd);
     return CURL_SOCKET_BAD;
   }
-  socket->ours = true;
+  struct stat facts = {0};
+  (void)fstat(fd, &facts);  // cannot fail on a socket just made
+  socket->ours = socket->fresh = true;
+  socket->device = facts.st_dev;
+  socket->inode = facts.st_ino;
   socket->host = transfer->host;
   if (socket->host) socket->host->connections++;
   return fd;
@@ -155,4 +176,9 @@ int on_close_socket(void *context, curl_socket_t fd) {
   if ((size_t)fd < pool->socket_capacity && pool->sockets[fd])
     drop_socket(pool, pool->sockets[fd]);
   return close(fd);
+}
+
+void sockets_close(TransferPool *pool) {
+  for (size_t fd = 0; fd < pool->socket_capacity; fd++)
+    if (pool->sockets[fd]) drop_socket(pool, pool->sockets[fd]);
 }
