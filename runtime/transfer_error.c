@@ -59,8 +59,11 @@ static const char *phase_of(const Transfer *transfer) {
   return "wait";
 }
 
-// libcurl's own sentence; it never holds the URL's user or query.
+// libcurl's own sentence. It never holds the URL's user or query, but about a
+// proxy that it cannot read it quotes all of it, with the password.
 static const char *words_of(const Transfer *transfer, CURLcode code) {
+  if (strncmp(transfer->error_text, "Unsupported proxy", 17) == 0)
+    return "the proxy is not a URL that libcurl supports";
   return transfer->error_text[0] ? transfer->error_text
                                  : curl_easy_strerror(code);
 }
