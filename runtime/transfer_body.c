@@ -49,7 +49,8 @@ static int open_source(Transfer *transfer, Source *source) {
   return 0;
 }
 
-static int open_temporary(Transfer *transfer) {
+// `mode` is that of the file to be replaced, or -1: as the umask says.
+static int open_temporary(Transfer *transfer, int mode) {
   const char *target = transfer->save_target;
   const char *slash = strrchr(target, '/');
   int folder = slash ? (int)(slash + 1 - target) : 0;
@@ -59,10 +60,11 @@ static int open_temporary(Transfer *transfer) {
                  target + folder, (unsigned)getpid(),
                  (unsigned)uv_hrtime() + attempt) < 0)
       return fail_io(transfer, ENOMEM, "create", target);
-    transfer->save_fd =
-        open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    transfer->save_fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC,
+                             mode < 0 ? 0666 : 0600);
     if (transfer->save_fd >= 0) {
       transfer->save_temporary = path;
+      if (mode >= 0) (void)fchmod(transfer->save_fd, (mode_t)mode);
       return 0;
     }
     int error = errno;
@@ -81,8 +83,9 @@ static int open_sink(Transfer *transfer) {
   transfer->save_target = target ? target : strdup(path);
   if (!transfer->save_target) return fail_io(transfer, ENOMEM, "create", path);
   struct stat facts;
-  if (stat(path, &facts) != 0 || S_ISREG(facts.st_mode))
-    return open_temporary(transfer);
+  if (stat(path, &facts) != 0) return open_temporary(transfer, -1);
+  if (S_ISREG(facts.st_mode))
+    return open_temporary(transfer, (int)(facts.st_mode & 0777));
   transfer->save_fd = open(path, O_WRONLY | O_CLOEXEC);
   return transfer->save_fd < 0 ? fail_io(transfer, errno, "open", path) : 0;
 }
