@@ -249,6 +249,16 @@ void name_forget(TransferPool *pool, const char *host_name) {
   if (name) name->expires_at = 0;
 }
 
+// Whether `one` is among the addresses that `text` lists.
+static bool is_listed(const char *text, const char *one) {
+  size_t length = strlen(one);
+  for (const char *at = text; (at = strstr(at, one)); at++)
+    if ((at == text || strchr(",[", at[-1])) &&
+        (at[length] == '\0' || strchr(",]", at[length])))
+      return true;
+  return false;
+}
+
 // Writes "1.2.3.4,[::1]" without what getaddrinfo says twice.
 static char *write_addresses(const struct addrinfo *list) {
   char text[ADDRESSES_MOST * (INET6_ADDRSTRLEN + 3)] = "";
@@ -260,7 +270,7 @@ static char *write_addresses(const struct addrinfo *list) {
         six ? (void *)&((struct sockaddr_in6 *)(void *)list->ai_addr)->sin6_addr
             : (void *)&((struct sockaddr_in *)(void *)list->ai_addr)->sin_addr;
     if (!inet_ntop(list->ai_family, bytes, one, sizeof(one))) continue;
-    if (strstr(text, one)) continue;
+    if (is_listed(text, one)) continue;
     used += (size_t)snprintf(text + used, sizeof(text) - used,
                              six ? "%s[%s]" : "%s%s", used ? "," : "", one);
     count++;
@@ -316,12 +326,8 @@ static void start_queued(TransferPool *pool) {
     Name *name = pool->queued_first;
     pool->queued_first = name->next_queued;
     if (!pool->queued_first) pool->queued_last = NULL;
-    name->busy = false;
-    if (!name->first) continue;
-    if (start_lookup(pool, name) == 0) {
-      name->busy = true;
-      continue;
-    }
+    if (name->first && start_lookup(pool, name) == 0) continue;
+    // Busy until the end: each failure admits others, which may sweep.
     while (name->first) {
       Transfer *transfer = name->first;
       name_dequeue(transfer);
@@ -329,6 +335,7 @@ static void start_queued(TransferPool *pool) {
       transfer->failure.transient = true;
       transfer_finish(transfer);
     }
+    name->busy = false;
   }
 }
 
