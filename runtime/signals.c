@@ -4,6 +4,7 @@
 // A signal handler needs to find its host: the one mutable global.
 
 #define _GNU_SOURCE
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -43,7 +44,9 @@ static void on_signal(int number) {
   }
   host->pending = number;
   if (host->first_signal == 0) host->first_signal = number;
+  int problem = errno;  // of what was interrupted
   (void)uv_async_send(&host->wakeup);
+  errno = problem;
   lua_State *running = host->reactor.running;
   if (running)
     lua_sethook(running, task_hook,
@@ -92,8 +95,11 @@ int signals_open(Host *host) {
 }
 
 void signals_close(Host *host) {
-  for (int i = 0; i < HANDLED; i++)
-    (void)signal(handled[i], SIG_DFL);
+  for (int i = 0; i < HANDLED; i++) {
+    struct sigaction now;
+    (void)sigaction(handled[i], NULL, &now);
+    if (now.sa_handler == on_signal) (void)signal(handled[i], SIG_DFL);
+  }
   signalled = NULL;
   host->reactor.on_turn = NULL;
   uv_close((uv_handle_t *)&host->wakeup, NULL);
