@@ -18,20 +18,30 @@ Creates several sandboxes at once, waits for all, runs a command in each.
   IMAGE ...   one sandbox of each image (default python:3.11-slim node:20-slim)
 ]]
 
+-- Says what is wrong with the arguments and ends with the status of misuse.
+local function refuse(message)
+  io.stderr:write("fleet_demo: ", message, "\n\n", usage)
+  os.exit(2)
+end
+
+-- The images to run, one for each sandbox.
 local function parse(words)
-  local count = math.tointeger(tonumber(words[1]))
+  if #words == 0 then return { "python:3.11-slim", "node:20-slim" } end
   local images = {}
-  if #words == 1 and count and count > 0 then
+  if #words == 1 and words[1]:find("^%d+$") then
+    local count = math.tointeger(tonumber(words[1]))
+    if not count or count < 1 or count > 10000 then
+      refuse("COUNT goes from 1 to 10000, not " .. words[1])
+    end
     for i = 1, count do
       images[i] = "python:3.11-slim"
     end
-  elseif #words == 0 then
-    images = { "python:3.11-slim", "node:20-slim" }
-  else
-    images = table.move(words, 1, #words, 1, {})
+    return images
   end
-  for _, image in ipairs(images) do
-    if image:sub(1, 1) == "-" then error("fleet_demo: unknown arguments\n" .. usage, 0) end
+  for i, word in ipairs(words) do
+    if word:sub(1, 1) == "-" then refuse("unknown option " .. word) end
+    if tonumber(word) then refuse(word .. " is no image; give one COUNT or a list of images") end
+    images[i] = word
   end
   return images
 end

@@ -18,11 +18,20 @@ Takes one sandbox through its whole life and prints what it answers.
   --image IMAGE   what to run (default python:3.11-slim)
 ]]
 
+-- Says what is wrong with the arguments and ends with the status of misuse.
+local function refuse(message)
+  io.stderr:write("launch_demo: ", message, "\n\n", usage)
+  os.exit(2)
+end
+
+-- The image to run, or nil where only the usage is wanted.
 local function parse(words)
   if words[1] == "--help" or words[1] == "-h" then return nil end
   if #words == 0 then return "python:3.11-slim" end
-  if #words == 2 and words[1] == "--image" then return words[2] end
-  error("launch_demo: unknown arguments\n" .. usage, 0)
+  if words[1] ~= "--image" then refuse("unknown argument " .. words[1]) end
+  if #words == 1 then refuse("--image needs an image") end
+  if #words > 2 then refuse("unknown argument " .. words[3]) end
+  return words[2]
 end
 
 local step_number = 0

@@ -212,7 +212,7 @@ test("demo: both explain themselves, and refuse what they do not know", function
     assert(result.code == 0 and result.stdout:find("^usage: sbxlua"), result.stderr)
   end
   local result = run_script(scripts .. "launch_demo.lua", "--imgae", "x")
-  assert(result.code == 1 and result.stderr:find("usage:", 1, true))
+  assert(result.code == 2 and result.stderr:find("usage:", 1, true))
 end)
 
 test("local: a script that raises leaves nothing, and says what it deleted", function()
