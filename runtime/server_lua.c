@@ -396,7 +396,7 @@ static int f_write(lua_State *L) {
   request->writer = &op->wait;
   // An answer without a body may be over, and well, before it is written.
   bool over = request->stage == OVER;
-  if (request->broken || (over && request->gone)) {
+  if (request->broken) {
     (void)wait_settle(&op->wait, UV_ECONNRESET);
   } else if (size == 0 || over) {
     (void)wait_settle(&op->wait, 0);

@@ -321,7 +321,7 @@ void on_request_over(void *cls, struct MHD_Connection *socket, void **context,
   if (request == NULL) return;
   bool complete =
       request->stage == REPLY && why == MHD_REQUEST_TERMINATED_COMPLETED_OK;
-  if (!complete) request->gone = true;
+  if (!complete) request->gone = request->broken = true;
   request->stage = OVER;
   request->connection->request = NULL;
   request->connection = NULL;
