@@ -208,6 +208,7 @@ static int f_open(lua_State *L) {
   scope->shielded = lua_toboolean(L, 1);
   scope->collects = lua_toboolean(L, 2);
   scope->L = L;
+  scope->sheltered = task_finalizes(task);
   scope_link(reactor, scope, task->scope, task);
   task->scope = scope;
   if (seconds >= 0) scope_set_deadline(scope, seconds);

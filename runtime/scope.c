@@ -88,6 +88,17 @@ static void deliver_cancel(Task *task) {
   (void)wait_settle(wait, UV_ECANCELED);
 }
 
+// Tells every task below `top` that must end, except what is shielded.
+static void deliver_below(Scope *top) {
+  Scope *at = top;
+  while (at) {
+    bool shielded = at != top && at->shielded;
+    // A task is told once: at the scope that it is in now.
+    if (!shielded && at->owner->scope == at) deliver_cancel(at->owner);
+    at = next_below(top, at, shielded);
+  }
+}
+
 void scope_cancel(lua_State *L, Scope *scope) {
   if (scope->cancelled || !scope->linked) {
     lua_pop(L, 1);
@@ -99,14 +110,7 @@ void scope_cancel(lua_State *L, Scope *scope) {
     lua_pop(L, 1);
   else
     scope->reason = luaL_ref(L, LUA_REGISTRYINDEX);
-
-  Scope *at = scope;
-  while (at) {
-    bool shielded = at != scope && at->shielded;
-    // A task is told once: at the scope that it is in now.
-    if (!shielded && at->owner->scope == at) deliver_cancel(at->owner);
-    at = next_below(scope, at, shielded);
-  }
+  deliver_below(scope);
 }
 
 Scope *scope_reaching(const Task *task) {
@@ -187,5 +191,6 @@ void scope_handle_expired(lua_State *L) {
     task->cleanup_spent = true;
     if (task->wait && !task->wait->shielded)
       (void)wait_settle(task->wait, UV_ECANCELED);
+    deliver_below(&task->own);
   }
 }

@@ -107,15 +107,28 @@ static bool grant_cleanup(Task *task) {
   return true;
 }
 
+bool task_finalizes(const Task *task) {
+  return scope_reaching(task) && finalizes_inside(task, task->scope);
+}
+
 Scope *task_must_end(Task *task) {
   Scope *outermost = scope_reaching(task);
   if (!outermost) return NULL;
   Scope *found = NULL;
+  Task *finalizing = NULL;
   for (Scope *scope = task->scope; scope; scope = scope->parent) {
-    if (scope->cancelled && !finalizes_inside(task, scope)) found = scope;
+    if (scope->cancelled) {
+      if (finalizes_inside(task, scope)) finalizing = task;
+      if (finalizing) break;
+      found = scope;
+    }
     if (scope->shielded) break;
+    if (scope->sheltered) {
+      finalizing = scope->owner;
+      break;
+    }
   }
-  if (found || grant_cleanup(task)) return found;
+  if (found || grant_cleanup(finalizing)) return found;
   return outermost;
 }
 
@@ -148,6 +161,15 @@ void task_hook(lua_State *L, lua_Debug *ar) {
   if (!source) return;
   push_cancelled(L, source);
   (void)lua_error(L);
+}
+
+void task_count_refusal(lua_State *L, Task *task) {
+  enum { REFUSALS_BEFORE_HOOK = 10 };
+
+  // Once only: arming anew would start its count anew.
+  if (++task->refusals != REFUSALS_BEFORE_HOOK) return;
+  lua_sethook(task->co, task_hook, LUA_MASKCOUNT, 1000);
+  lua_sethook(L, task_hook, LUA_MASKCOUNT, 1000);
 }
 
 static void forget_overdue(Task *task) {
@@ -258,6 +280,8 @@ static void cancel_daemons(lua_State *L, Scope *scope) {
 int task_await_children(lua_State *L, Scope *scope, lua_KFunction then) {
   if (scope->children == scope->daemons) cancel_daemons(L, scope);
   if (scope->children == 0) return then(L, LUA_OK, 0);
+  Task *task = task_current(L);
+  if (task_must_end(task)) task_count_refusal(L, task);
   ChildrenWait *op =
       wait_new_shielded(L, sizeof(*op), close_children, "the end of its tasks");
   op->scope = scope;

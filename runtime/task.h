@@ -42,6 +42,7 @@ struct Scope {
   bool timed_out;  // cancelled by its deadline
   bool shielded;   // a cancel from outside does not reach in
   bool collects;   // a failing child does not cancel the others
+  bool sheltered;  // opened by a finalizer of a task that was cancelled
 };
 
 typedef enum TaskState {
@@ -76,7 +77,7 @@ struct Task {
   bool protect;  // a failure is delivered by join and harms nobody else
   bool daemon;
   bool cleanup_spent;
-  int refusals;   // waits that raised `cancelled` since it is cancelled
+  int refusals;   // its attempts to wait since it must end
   char site[56];  // where it was spawned: "file.lua:12"
 };
 
@@ -148,9 +149,18 @@ Task *task_current(lua_State *L);
 
 // The scope whose cancellation the task must obey now: the outermost one that
 // reaches it. NULL when there is none, and while the task is in a finalizer
-// (a `__close` metamethod) that was called inside that scope: then its budget
-// for cleaning up begins to run.
+// (a `__close` metamethod) that was called inside that scope, or belongs to one
+// of another task: then that task's budget for cleaning up begins to run.
 Scope *task_must_end(Task *task);
+
+// Whether the task is cancelled and runs a finalizer inside its innermost
+// scope. What that opens has the finalizer's protection and time budget.
+bool task_finalizes(const Task *task);
+
+// Notes that a task that must end tried to wait. One that goes on all the same,
+// perhaps in a loop, is reached by a hook after a while, wherever it is by
+// then.
+void task_count_refusal(lua_State *L, Task *task);
 
 // A debug hook that looks for signals and raises `cancelled` in a task that
 // must end, for code that runs on without waiting.

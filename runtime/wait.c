@@ -70,11 +70,8 @@ static int raise_unyieldable(lua_State *L, const char *what) {
   return luaL_error(L, "%s cannot wait here: not inside a task", what);
 }
 
-// Raises in a task that must end. One that catches this and goes on, perhaps in
-// a loop, is reached by a hook after a while, wherever it is by then.
+// Raises in a task that must end.
 static void check_cancelled(lua_State *L, Task *task) {
-  enum { REFUSALS_BEFORE_HOOK = 10 };
-
   if (!scope_reaching(task)) {
     task->cleanup_spent = false;
     task->refusals = 0;
@@ -83,11 +80,7 @@ static void check_cancelled(lua_State *L, Task *task) {
   }
   const Scope *source = task_must_end(task);
   if (!source) return;
-  // Once only: arming anew would start its count anew.
-  if (++task->refusals == REFUSALS_BEFORE_HOOK) {
-    lua_sethook(task->co, task_hook, LUA_MASKCOUNT, 1000);
-    lua_sethook(L, task_hook, LUA_MASKCOUNT, 1000);
-  }
+  task_count_refusal(L, task);
   push_cancelled(L, source);
   (void)lua_error(L);
 }
