@@ -205,7 +205,8 @@ test("require: dofile, loadfile and load run code that waits", function()
 end)
 
 test("require: an error in a module of a script is reported with its place", function()
-  with_modules({ rq_broken = 'require("sbx.task").yield() error("broken here")' }, function(directory)
+  local source = 'require("sbx.task").yield() error("broken here")'
+  with_modules({ rq_broken = source }, function(directory)
     local code = ('package.path = %q require("rq_broken")'):format(directory .. "/?.lua")
     local result = process.run({ host.executable(), "-e", code })
     assert(result.code == 1 and result.stderr:find("rq_broken.lua:1: broken here", 1, true))
