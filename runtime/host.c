@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "host.h"
 
+#include <errno.h>
 #include <lauxlib.h>
 #include <lualib.h>
 #include <signal.h>
@@ -170,6 +171,21 @@ static int run(lua_State *L) {
   return 1;
 }
 
+// Whoever reads our output sees it before the program waits, also in a pipe.
+static void on_before_wait(uv_prepare_t *prepare) {
+  Host *host = prepare->data;
+  if (host->output_error == 0 && fflush(stdout) != 0)
+    host->output_error = errno;
+}
+
+static int flush_before_waits(Host *host) {
+  int status = uv_prepare_init(&host->reactor.loop, &host->before_wait);
+  if (status != 0) return status;
+  host->before_wait.data = host;
+  uv_unref((uv_handle_t *)&host->before_wait);
+  return uv_prepare_start(&host->before_wait, on_before_wait);
+}
+
 static int run_state(Host *host, lua_State *L) {
   int status = 1;
   lua_pushcfunction(L, prepare);
@@ -209,7 +225,8 @@ int host_run(int argc, char **argv) {
   host->argv = argv;
   host->observer = LUA_NOREF;
   host->reactor.on_deadlock = on_deadlock;
-  int status = signals_open(host);
+  int status = flush_before_waits(host);
+  if (status == 0) status = signals_open(host);
   if (status == 0) {
     status = run_state(host, L);
     // Refuse new waits, let go of connections, then of Lua, then of the loop.

@@ -14,6 +14,8 @@
 typedef struct Host {
   Reactor reactor;  // first, so that a Reactor * is a Host *
   uv_async_t wakeup;
+  uv_prepare_t before_wait;  // flushes stdout
+  int output_error;          // errno of a flush that failed, or 0
   int argc;
   char **argv;
   int observer;                        // reference to the Lua observer

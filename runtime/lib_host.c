@@ -90,8 +90,9 @@ static int f_write(lua_State *L) {
                  : fd == STDERR_FILENO ? stderr
                                        : NULL;
   luaL_argcheck(L, stream, 1, "expected 1 or 2");
-  errno = 0;
-  if (fwrite(bytes, 1, size, stream) == size) return 0;
+  // A flush that failed earlier has lost output: this is the first to say so.
+  errno = stream == stdout ? host_of(L)->output_error : 0;
+  if (errno == 0 && fwrite(bytes, 1, size, stream) == size) return 0;
   int problem = errno ? errno : EIO;
   return raise_error(L, -problem, "write to std%s", fd == 1 ? "out" : "err");
 }

@@ -75,6 +75,7 @@ local function parse(argv)
     i = i + 1
   end
   table.move(argv, i, #argv, 1, todo.arguments)
+  todo.first = i
   return todo
 end
 
@@ -110,15 +111,16 @@ local function observe(run)
     if event == "deadlock" then
       run.deadlock = errors.new({
         kind = "deadlock",
-        message = "deadlock: every task waits for another one\n" .. task.tree(),
+        message = "deadlock: every task waits for another one",
+        tree = task.tree(),
       })
       return "deadlock"
     end
     local awaited = #task.list() - 1
-    io.stderr:write(string.format(
-      "sbxlua: %s: ending %d task%s and cleaning up%s\n",
-      value, awaited, awaited == 1 and "" or "s",
-      value == "SIGINT" and "; Ctrl-C again stops at once" or ""))
+    local ending = awaited == 0 and ""
+      or ("ending %d task%s and "):format(awaited, awaited == 1 and "" or "s")
+    io.stderr:write("sbxlua: ", value, ": ", ending, "cleaning up",
+      value == "SIGINT" and "; Ctrl-C again stops at once" or "", "\n")
   end)
 end
 
@@ -147,7 +149,7 @@ local function body(todo, run, chunk)
   task.scope({ name = "script" }, function(scope)
     run.root = scope
     core.set_root(scope)
-    chunk(table.unpack(todo.arguments))
+    return chunk(table.unpack(todo.arguments)) -- a tail call: the script is nobody's callee
   end)
 end
 
@@ -176,13 +178,24 @@ local function is_broken_stdout(err)
     and tostring(err):find("stdout", 1, true) ~= nil
 end
 
-local function run_script(todo)
+-- The global `arg` as stock Lua has it: the script at 0, what follows it from 1
+-- on, the program and its options below.
+local function arguments_table(todo, argv)
+  local result = {}
+  for i = 0, #argv do
+    result[i - todo.first + 1] = argv[i]
+  end
+  result[0] = todo.file or "-e"
+  return result
+end
+
+local function run_script(todo, argv)
   local chunk, problem = load_chunk(todo)
   if not chunk then
     io.stderr:write("sbxlua: ", problem, "\n")
     return 1
   end
-  arg = { [0] = todo.file or "-e", table.unpack(todo.arguments) }
+  arg = arguments_table(todo, argv)
   local run = {}
   install_print()
   install_exit(run)
@@ -233,5 +246,5 @@ return function(argv)
     if not verb then return usage("'" .. todo.file .. "' is neither a script nor a command") end
     return require(verb).run(todo.arguments)
   end
-  return run_script(todo)
+  return run_script(todo, argv)
 end

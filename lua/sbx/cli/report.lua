@@ -52,15 +52,24 @@ local function text_of(err)
   return text
 end
 
--- Frames of the library's own machinery say nothing about the script.
+-- Frames of the library say nothing about the script, unless they are where it
+-- broke.
+local MACHINERY = {
+  "^%s*sbx/[%w_/]+%.lua:", "%[C%]: in function 'sbx%.", "%[C%]: in function 'x?pcall'",
+  "%[C%]: in function 'error'", "^%s*%[C%]: in %?", "^%s*%(%.%.%.tail calls%.%.%.%)",
+}
+
+local function is_machinery(line)
+  for _, pattern in ipairs(MACHINERY) do
+    if line:find(pattern) then return true end
+  end
+  return false
+end
+
 local function without_machinery(traceback)
   local lines = {}
   for line in traceback:gmatch("[^\n]+") do
-    local inner = line:find("sbx/task.lua:", 1, true) or line:find("sbx/main.lua:", 1, true)
-      or line:find("sbx/loader.lua:", 1, true) or line:find("in function 'xpcall'", 1, true)
-      or line:find("in function 'pcall'", 1, true) or line:find("in function 'error'", 1, true)
-      or line:find("^%s*%[C%]: in %?")
-    if not inner then lines[#lines + 1] = line end
+    if not is_machinery(line) then lines[#lines + 1] = line end
   end
   if #lines <= 1 then return nil end
   return table.concat(lines, "\n")
@@ -81,11 +90,16 @@ end
 function report.text(err)
   local lines = { "sbxlua: " .. text_of(err) }
   local known = task.note_of(err) or {}
-  if errors.is_error(err) then add_fields(lines, err) end
+  if errors.is_error(err) then
+    add_fields(lines, err)
+    lines[#lines + 1] = rawget(err, "tree")
+  end
   for _, link in ipairs(known.chain or {}) do
     lines[#lines + 1] = "  in " .. link
   end
-  local traceback = known.traceback and without_machinery(known.traceback)
+  local traceback = known.traceback
+  local broke_inside = type(err) == "string" and err:find("^sbx/[%w_/]+%.lua:")
+  if traceback and not broke_inside then traceback = without_machinery(traceback) end
   if traceback then lines[#lines + 1] = traceback end
 
   local cause, steps = errors.is_error(err) and rawget(err, "cause"), 0
