@@ -126,6 +126,7 @@ struct Transfer {
   int save_fd;        // the open temporary file, else -1
   char *save_target, *save_temporary;
   size_t head_lines;
+  bool head_whole;   // the empty line after the headers has come
   bool sink_chosen;  // status known, the first byte of the body was seen
   double submitted_at, admitted_at;  // reactor_now()
   double progress_at;                // when `progress` last changed

@@ -231,8 +231,12 @@ size_t on_header(char *data, size_t size, size_t count, void *context) {
   Transfer *transfer = context;
   size *= count;
   // Another response begins: the one before was interim or a redirect.
-  if (size >= 5 && memcmp(data, "HTTP/", 5) == 0)
+  if (size >= 5 && memcmp(data, "HTTP/", 5) == 0) {
     transfer->head.size = transfer->head_lines = 0;
+    transfer->head_whole = false;
+  }
+  if (size > 0 && (data[0] == '\r' || data[0] == '\n'))
+    transfer->head_whole = true;
   if (transfer->head.size + size > HEAD_MOST ||
       ++transfer->head_lines > HEAD_LINES_MOST) {
     transfer_fail(transfer, "limit", "EMSGSIZE", "receive",

@@ -175,6 +175,13 @@ void transfer_explain(Transfer *transfer, CURLcode code) {
     explain_failure(transfer, code);
     return;
   }
+  if (!transfer->head_whole) {
+    // libcurl takes this for a whole answer with an empty body.
+    transfer_fail(transfer, "http", "EOF", "receive",
+                  "the connection broke in the middle of the headers");
+    transfer->failure.transient = true;
+    return;
+  }
   CURL *easy = transfer->line->easy;
   (void)curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &transfer->status);
   read_final_url(transfer);

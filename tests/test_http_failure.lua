@@ -364,3 +364,18 @@ test("http: an unfinished request does not hold up the end of its task", functio
   end)
   collectgarbage()
 end)
+
+test("http: an answer whose headers are cut short is no answer", function()
+  for _, head in ipairs({ "HTTP/1.1 200 OK\r\nContent-Le", "HTTP/1.1 200 OK\r\nA: b\r\n" }) do
+    local listener <close> = net.listen("127.0.0.1", 0)
+    local server = task.spawn(function()
+      local stream <close> = listener:accept()
+      stream:read()
+      stream:write(head)
+    end)
+    local err = failure(http.get, ("http://127.0.0.1:%d/"):format(listener.port))
+    assert(err.kind == "http" and err.phase == "receive", tostring(err))
+    assert(tostring(err):find("the connection broke", 1, true) and err.sent and err.retryable)
+    server:join()
+  end
+end)
