@@ -16,7 +16,7 @@ local function search(name)
     if type(loader) == "function" then return loader, extra end
     if type(loader) == "string" then notes[#notes + 1] = loader end
   end
-  error("module '" .. name .. "' not found:" .. table.concat(notes), 3)
+  error("module '" .. name .. "' not found:\n\t" .. table.concat(notes, "\n\t"), 3)
 end
 
 local function load_module(name, loader, extra)
@@ -73,7 +73,7 @@ end
 -- After the preloaded modules, ahead of any file: the library is this binary's.
 table.insert(package.searchers, 2, function(name)
   local loader, chunk = find(name)
-  if not loader then return "\n\tno module '" .. name .. "' in the sbxlua library" end
+  if not loader then return "no module '" .. name .. "' in the sbxlua library" end
   return loader, chunk
 end)
 
