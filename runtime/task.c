@@ -136,6 +136,10 @@ Scope *task_must_end(Task *task) {
 // and how many when it was in the library, whose own steps must not be torn.
 enum { PATIENCE = 100000, PATIENCE_INSIDE = 97 };
 
+// A task that was told so often, and caught it each time, is told again at its
+// next instruction: outside the pcall that caught it, and so on outwards.
+enum { TOLD_PATIENTLY = 10 };
+
 // Sets the hook to come after about so many instructions. Exactly so many would
 // keep in step with a loop, and always strike inside the same pcall.
 static void arm_hook(lua_State *L, int instructions) {
@@ -156,9 +160,13 @@ void task_hook(lua_State *L, lua_Debug *ar) {
     arm_hook(L, PATIENCE_INSIDE);
     return;
   }
-  arm_hook(L, PATIENCE);
   const Scope *source = task_must_end(task);
+  if (!source || task->refusals < TOLD_PATIENTLY)
+    arm_hook(L, PATIENCE);
+  else
+    lua_sethook(L, task_hook, LUA_MASKCOUNT, 1);
   if (!source) return;
+  task->refusals++;
   push_cancelled(L, source);
   (void)lua_error(L);
 }

@@ -77,7 +77,7 @@ struct Task {
   bool protect;  // a failure is delivered by join and harms nobody else
   bool daemon;
   bool cleanup_spent;
-  int refusals;   // its attempts to wait since it must end
+  int refusals;   // how often it was told to end: by its waits and by the hook
   char site[56];  // where it was spawned: "file.lua:12"
 };
 
