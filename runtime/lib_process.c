@@ -2,7 +2,7 @@
 // and by the loop, and freed by the one that lets go last: a child that runs on
 // after its object was collected is still reaped.
 
-#define _GNU_SOURCE  // environ
+#define _GNU_SOURCE  // environ, close_range
 #include <errno.h>
 #include <lauxlib.h>
 #include <limits.h>
@@ -90,6 +90,8 @@ static int start(uv_loop_t *loop, Process *process, Spawn *spawn) {
     container->data.fd = fd->kind == FD_INHERIT ? fd->from : fd->opened;
   }
   if (status == 0) {
+    // Libraries open descriptors that a child would inherit: libcurl does.
+    (void)close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
     process->held_by_loop = true;
     status = uv_spawn(loop, &process->handle, &spawn->options);
     if (status == 0) {
