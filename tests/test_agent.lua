@@ -431,6 +431,18 @@ test("agent: more data than was allowed ends the sandbox", function()
   end)
 end)
 
+test("agent: a flood of empty frames ends the sandbox", function()
+  for _, type in ipairs { 33, 34 } do
+    expect_breach(frame(type, 1, ""))
+  end
+  expect_breach(frame(16, 1, ""), function(inside)
+    inside:get("/x", function() end)
+  end)
+  expect_breach(frame(36, 1, "") .. frame(16, 1, ""), function(inside)
+    inside:dial(80):read()
+  end)
+end)
+
 test("agent: frames that are too short or say nonsense end the sandbox", function()
   expect_breach(frame(35, 1, "x"))
   expect_breach(frame(39, 1, string.pack(">I4", 0)))

@@ -357,7 +357,7 @@ local function inbox_handlers(inbox)
     end,
     [link.DATA] = function(call, bytes)
       call:arrived(bytes)
-      if #bytes == 0 or call.abandoned then return end
+      if call.abandoned then return end
       inbox.last = inbox.last + 1
       inbox.pieces[inbox.last] = bytes
       call:wake()

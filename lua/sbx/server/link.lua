@@ -149,6 +149,8 @@ end
 ---Counts bytes that have arrived against what was allowed. For handlers.
 ---@param payload string
 function Call:arrived(payload)
+  -- It costs no credit, so that a flood of it would have no end.
+  if payload == "" then breach("a frame of no data") end
   self.allowed = self.allowed - #payload
   if self.allowed < 0 then breach("more data than it may send") end
 end
