@@ -136,7 +136,7 @@ local function closed_port()
   return listener.port
 end
 
-test("main: a refused connection is status 8, a name that does not exist too", function()
+test("main: a refused connection is status 8, and so is kind `dns`", function()
   local url = "http://127.0.0.1:" .. closed_port()
   expect_status(('require("sbx.http").get(%q)'):format(url), 8, "connection refused", url)
   local result = run_code('require("sbx.sandbox").client():list()', {
