@@ -9,8 +9,6 @@
 #include "task.h"
 #include "wait.h"
 
-#define WAITER_TYPE "sbx.waiter"
-
 static Task *check_task(lua_State *L, int index) {
   return luaL_checkudata(L, index, TASK_TYPE);
 }
@@ -300,97 +298,6 @@ static int f_deadline(lua_State *L) {
   return 0;
 }
 
-// ---- one-shot waiters
-
-typedef struct Waiter {
-  Wait *wait;  // the one task that waits, or NULL
-  bool woken;
-  bool abandoned;  // its task was cancelled: nobody will take what wake gives
-} Waiter;
-
-typedef struct WaiterWait {
-  Wait wait;
-  Waiter *waiter;
-} WaiterWait;
-
-enum { WAITER_VALUES = 1, WAITER_WHAT = 2 };
-
-// waiter([what]) -> Waiter
-static int f_waiter(lua_State *L) {
-  luaL_checkstring(L, 1);
-  Waiter *waiter = lua_newuserdatauv(L, sizeof(*waiter), 2);
-  *waiter = (Waiter){0};
-  luaL_setmetatable(L, WAITER_TYPE);
-  lua_pushvalue(L, 1);
-  lua_setiuservalue(L, -2, WAITER_WHAT);
-  return 1;
-}
-
-static int push_values(lua_State *L) {
-  if (lua_getiuservalue(L, 1, WAITER_VALUES) == LUA_TNIL) return 0;
-  int values = lua_gettop(L);
-  lua_getfield(L, values, "n");
-  int count = (int)lua_tointeger(L, -1);
-  lua_pop(L, 1);
-  luaL_checkstack(L, count, "too many values");
-  for (int i = 1; i <= count; i++)
-    lua_rawgeti(L, values, i);
-  return count;
-}
-
-static void close_waiter(Wait *wait) {
-  Waiter *waiter = ((WaiterWait *)wait)->waiter;
-  waiter->wait = NULL;
-  if (wait->status != 0) waiter->abandoned = true;
-  wait_done(wait);
-}
-
-static int end_waiter(lua_State *L, int status, lua_KContext context) {
-  const Wait *wait = (const Wait *)context;
-  if (wait->status != 0) return raise_error(L, wait->status, "wait");
-  return push_values(L);
-}
-
-// waiter:wait() -> what wake was given. Waits; raises `cancelled`.
-static int f_waiter_wait(lua_State *L) {
-  Waiter *waiter = luaL_checkudata(L, 1, WAITER_TYPE);
-  if (waiter->wait) return luaL_error(L, "another task waits on this waiter");
-  // The user value keeps the text alive, and this stack the user value.
-  lua_getiuservalue(L, 1, WAITER_WHAT);
-  const char *what = lua_tostring(L, -1);
-  WaiterWait *op = wait_new(L, sizeof(*op), close_waiter, what);
-  if (waiter->woken) {
-    wait_drop(L, &op->wait);
-    return push_values(L);
-  }
-  op->waiter = waiter;
-  waiter->wait = &op->wait;
-  return wait_yield(L, &op->wait, end_waiter);
-}
-
-// waiter:wake(...) -> true; false when it was woken before or its task has been
-// cancelled meanwhile. Never waits.
-static int f_waiter_wake(lua_State *L) {
-  Waiter *waiter = luaL_checkudata(L, 1, WAITER_TYPE);
-  bool first = !waiter->woken && !waiter->abandoned;
-  if (first) {
-    waiter->woken = true;
-    int count = lua_gettop(L) - 1;
-    if (count > 0) {
-      lua_createtable(L, count, 1);
-      lua_insert(L, 2);
-      for (int i = count; i >= 1; i--)
-        lua_rawseti(L, 2, i);
-      lua_pushinteger(L, count);
-      lua_setfield(L, 2, "n");
-      lua_setiuservalue(L, 1, WAITER_VALUES);
-    }
-    if (waiter->wait) (void)wait_settle(waiter->wait, 0);
-  }
-  lua_pushboolean(L, first);
-  return 1;
-}
-
 // ---- the rest
 
 // yield(): lets the other ready tasks run. Waits.
@@ -456,7 +363,6 @@ static const luaL_Reg functions[] = {
     {"spawn",           f_spawn          },
     {"current",         f_current        },
     {"open",            f_open           },
-    {"waiter",          f_waiter         },
     {"yield",           f_yield          },
     {"checkpoint",      f_checkpoint     },
     {"stats",           f_stats          },
@@ -483,12 +389,6 @@ static const luaL_Reg scope_methods[] = {
     {NULL,       NULL          },
 };
 
-static const luaL_Reg waiter_methods[] = {
-    {"wait", f_waiter_wait},
-    {"wake", f_waiter_wake},
-    {NULL,   NULL         },
-};
-
 // Makes the metatable `type` whose __index is a table of `methods`, and leaves
 // that table in the field `name` of the module, for sbx.task to add to.
 static void make_type(lua_State *L, const char *type, const luaL_Reg *methods,
@@ -505,7 +405,6 @@ static void make_type(lua_State *L, const char *type, const luaL_Reg *methods,
 int luaopen_sbx_core_task(lua_State *L) {
   luaL_newlib(L, functions);
   make_type(L, SCOPE_TYPE, scope_methods, "scope_methods");
-  make_type(L, WAITER_TYPE, waiter_methods, "waiter_methods");
   make_type(L, TASK_TYPE, task_methods, "task_methods");
 
   luaL_getmetatable(L, TASK_TYPE);

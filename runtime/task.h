@@ -147,6 +147,11 @@ void task_drop_joiner(Task *task, Wait *wait);
 // The running task, or NULL.
 Task *task_current(lua_State *L);
 
+// Pushes the traceback of a suspended task, generators included.
+void task_push_trace(lua_State *L, const Task *task);
+
+// ---- cancel.c
+
 // The scope whose cancellation the task must obey now: the outermost one that
 // reaches it. NULL when there is none, and while the task is in a finalizer
 // (a `__close` metamethod) that was called inside that scope, or belongs to one
@@ -166,8 +171,12 @@ void task_count_refusal(lua_State *L, Task *task);
 // must end, for code that runs on without waiting.
 void task_hook(lua_State *L, lua_Debug *ar);
 
-// Pushes the traceback of a suspended task, generators included.
-void task_push_trace(lua_State *L, const Task *task);
+// Arms the hook to come after a good while.
+void task_arm_hook(lua_State *L);
+
+// The timer of a task's cleanup budget: made ready, and stopped for good.
+void task_prepare_cleanup(Task *task);
+void task_forget_cleanup(Task *task);
 
 // ---- coroutine.c
 

@@ -105,6 +105,15 @@ test("signals: a finalizer that hangs is cut off by --cleanup-timeout", function
   assert(told:find("while cleaning up: the slow one", 1, true), told)
 end)
 
+test("signals: so is a finalizer that computes and never waits", function()
+  local computing = [[
+    local function spin() while true do end end
+    local x <close> = setmetatable({}, { __close = spin })
+    ready() task.sleep(600)
+  ]]
+  expect(computing, "TERM", 143, "", { "--cleanup-timeout", "0.1" })
+end)
+
 local STUCK = [[
   local x <close> = setmetatable({}, { __close = function() print("closing") %s end })
   ready() task.sleep(600)

@@ -37,7 +37,7 @@ local function await_load(entry, name, core)
     if at.task == current then error("module '" .. name .. "' requires itself", 3) end
     at = awaiting[at.task]
   end
-  local waiter = core.waiter("the loading of module " .. name)
+  local waiter = require("sbx.core.waiter").new("the loading of module " .. name)
   table.insert(entry.waiters, waiter)
   awaiting[current] = entry
   local ok, problem = pcall(waiter.wait, waiter)

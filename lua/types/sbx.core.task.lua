@@ -1,25 +1,11 @@
 ---@meta sbx.core.task
--- Tasks, scopes and one-shot waiters, as sbx.task builds on them.
+-- Tasks and scopes, as sbx.task builds on them.
 
 ---@class sbx.core.task
 ---@field task_methods table    methods of a Task, for sbx.task to add to
 ---@field scope_methods table   methods of a Scope
 ---@field scope_metatable table
----@field waiter_methods table
 local core = {}
-
----@class sbx.core.Waiter
-local Waiter = {}
-
----Suspends until `wake`, and returns what that was given; at once when it came
----before. One task at a time.
----@async
----@return any ...
-function Waiter:wait() end
-
----Wakes the waiter, once. False when it was woken before or nobody will take it.
----@return boolean
-function Waiter:wake(...) end
 
 ---@class sbx.Scope
 local Scope = {}
@@ -71,10 +57,6 @@ function core.current() end
 ---@param seconds number|nil  until its deadline
 ---@return sbx.Scope
 function core.open(shielded, collects, seconds) end
-
----@param what string  for reports: what is waited for
----@return sbx.core.Waiter
-function core.waiter(what) end
 
 ---Lets the other ready tasks run.
 ---@async

@@ -1,0 +1,259 @@
+-- What a scope is to Lua: how it ends, what it defers, how many tasks it lets run
+-- at once; and what is remembered of errors that come up through scopes.
+
+local check = require("sbx.check")
+local core = require("sbx.core.task")
+local errors = require("sbx.errors")
+local time = require("sbx.core.time")
+local waiters = require("sbx.core.waiter")
+
+local scopes = {}
+
+---@class sbx.Scope
+local Scope = core.scope_methods
+
+-- Deferred finalizers, and what else belongs to a scope.
+local deferred = setmetatable({}, { __mode = "k" })
+local names = setmetatable({}, { __mode = "k" })
+
+-- What reports want to know of an error: where it was raised. Keyed by the
+-- value; strings cannot be weak, so the table is emptied when it grows.
+local notes = setmetatable({}, { __mode = "k" })
+local note_count = 0
+
+local function note(err, record)
+  if err == nil or err ~= err or notes[err] then return end
+  note_count = note_count + 1
+  if note_count > 1000 then
+    notes, note_count = setmetatable({}, { __mode = "k" }), 0
+  end
+  notes[err] = record
+end
+
+---What is known of where `err` was raised: `traceback`, `chain`. For reports.
+---@param err any
+---@return table|nil
+function scopes.note_of(err)
+  return notes[err]
+end
+
+local function is_cancel(err)
+  return errors.is_error(err) and err.kind == "cancelled"
+end
+
+---For xpcall: remembers where an error was raised, and returns it as it is.
+function scopes.keep_traceback(err)
+  if err ~= nil and not notes[err] and not is_cancel(err) then
+    note(err, { traceback = debug.traceback("", 2):sub(2) })
+  end
+  return err
+end
+
+-- Adds the task that `err` ended to what is known of the error: the chain of
+-- tasks that it came up through.
+local function note_child(err, child)
+  note(err, { traceback = child:trace() })
+  local record = notes[err]
+  if not record then return end
+  record.traceback = record.traceback or child:trace()
+  record.chain = record.chain or {}
+  local label = "task " .. child.id
+  if child.name then label = label .. " (" .. child.name .. ")" end
+  table.insert(record.chain, label .. ", spawned at " .. child.site)
+end
+
+-- ---------------------------------------------------------------- finalizers
+
+-- Runs what `scope:defer` registered, last first. Each may wait, within the
+-- budget for finalizers, also while the task is cancelled.
+local function run_deferred(scope)
+  local list = deferred[scope]
+  deferred[scope] = nil
+  for i = list and #list or 0, 1, -1 do
+    local shield = core.open(true, false, core.cleanup_seconds())
+    local ok, err = xpcall(list[i], scopes.keep_traceback)
+    local outcome, failure = scopes.close(shield, ok, err)
+    if outcome == "timeout" then failure = scopes.timeout_error(core.cleanup_seconds(), "defer") end
+    if outcome == "failed" or outcome == "timeout" then scope:fail(failure) end
+  end
+end
+
+---Runs `fn()` when the scope ends, for whatever reason; the last one first. It
+---may wait, for at most the cleanup budget (10 s by default).
+---@param fn async fun()
+function Scope:defer(fn)
+  check.fn(fn, "defer")
+  local list = deferred[self]
+  if not list then
+    list = {}
+    deferred[self] = list
+  end
+  list[#list + 1] = fn
+end
+
+-- ------------------------------------------------------------ ends of scopes
+
+-- The siblings' errors go with the first one, where it can carry them.
+local function with_siblings(list)
+  local first = list[1]
+  if #list > 1 and errors.is_error(first) and not first.errors then
+    first.errors = table.move(list, 2, #list, 1, {})
+  end
+  return first
+end
+
+-- Ends a scope whose body has ended, with `err` when not `ok`. Returns "ok",
+-- "failed" with the error, "timeout", "cancelled" (by its own cancel; absorbed).
+function scopes.close(scope, ok, err)
+  local id = scope:state()
+  local own_cancel = not ok and is_cancel(err) and err.scope_id == id
+  if not ok and not own_cancel then
+    if is_cancel(err) then
+      scope:cancel("the scope around it was cancelled")
+    else
+      scope:fail(err)
+      -- A collecting scope does not cancel for its children; for its body it must.
+      scope:cancel("its body failed")
+    end
+  end
+  local waited = scope:await()
+  while deferred[scope] do
+    run_deferred(scope)
+    scope:await() -- what they spawned here
+  end
+  local _, cancelled, timed_out, list, _, cut = scope:state()
+  scope:leave()
+
+  if list then
+    for i, each in ipairs(list) do
+      if list[-i] then note_child(each, list[-i]) end
+    end
+    return "failed", with_siblings(list)
+  end
+  if not ok and not own_cancel then return "failed", err end
+  if cut then
+    -- Cancelled from outside, perhaps while only its tasks were waiting: what
+    -- they did not finish must not pass for done.
+    local alive, outer = pcall(core.checkpoint)
+    if not alive then return "failed", outer end
+  end
+  if timed_out and (own_cancel or waited) then return "timeout" end
+  if cancelled and own_cancel then return "cancelled" end
+  return "ok"
+end
+
+-- The error of a deadline that passed.
+function scopes.timeout_error(seconds, name)
+  return errors.new({
+    kind = "timeout",
+    op = name or "timeout",
+    code = "ETIMEDOUT",
+    message = string.format("%s: timed out after %g s", name or "timeout", seconds),
+  })
+end
+
+-- Checks the options of `scope` and `open_scope`.
+function scopes.options(options, level)
+  local opts = check.options(options, {
+    timeout = check.none,
+    deadline = check.none,
+    name = check.none,
+    on_error = "cancel",
+    limit = check.none,
+  }, level + 1)
+  if opts.timeout then check.number(opts.timeout, "timeout", 0, 1e9) end
+  if opts.deadline then
+    check.number(opts.deadline, "deadline")
+    opts.timeout = math.max(0, math.min(opts.timeout or 1e9, opts.deadline - time.now()))
+  end
+  if opts.on_error ~= "cancel" and opts.on_error ~= "collect" then
+    error("on_error: expected \"cancel\" or \"collect\"", level + 1)
+  end
+  if opts.limit ~= nil then check.integer(opts.limit, "limit", 1) end
+  return opts
+end
+
+-- A scope's bound on tasks that run at once: the others wait for a place.
+local limits = setmetatable({}, { __mode = "k" })
+
+-- Opens a scope with checked options; it is the innermost one now.
+function scopes.open(opts)
+  local scope = core.open(false, opts.on_error == "collect", opts.timeout)
+  if opts.name then names[scope] = opts.name end
+  if opts.limit then limits[scope] = { free = opts.limit, queue = {}, first = 1, last = 0 } end
+  return scope
+end
+
+function core.scope_metatable.__tostring(scope)
+  return names[scope] and "scope " .. names[scope] or "scope"
+end
+
+-- ------------------------------------------------------------------ spawning
+
+local function release(limit)
+  while limit.first <= limit.last do
+    local waiter = limit.queue[limit.first]
+    limit.queue[limit.first] = nil
+    limit.first = limit.first + 1
+    if waiter:wake() then return end -- the place goes over to that task
+  end
+  limit.free = limit.free + 1
+end
+
+local place = {}
+place.__index = place
+function place:__close()
+  release(self.limit)
+end
+
+local function take_place(limit)
+  if limit.free > 0 then
+    limit.free = limit.free - 1
+  else
+    local waiter = waiters.new("a place in its scope")
+    limit.last = limit.last + 1
+    limit.queue[limit.last] = waiter
+    waiter:wait()
+  end
+  return setmetatable({ limit = limit }, place)
+end
+
+local function run_limited(limit, fn, ...)
+  local _ <close> = take_place(limit)
+  return fn(...)
+end
+
+local function spawn_in(scope, protect, daemon, fn, ...)
+  local limit = scope and limits[scope]
+  if limit and not daemon then
+    return core.spawn(scope, protect, daemon, run_limited, limit, fn, ...)
+  end
+  return core.spawn(scope, protect, daemon, fn, ...)
+end
+
+---Starts `fn(...)` as a task of this scope. Its failure fails the scope.
+---@param fn async fun(...): ...
+---@return sbx.Task
+function Scope:spawn(fn, ...)
+  check.fn(fn, "spawn")
+  return spawn_in(self, false, false, fn, ...)
+end
+
+---The same, but its failure is delivered by `join` and harms nobody else.
+---@param fn async fun(...): ...
+---@return sbx.Task
+function Scope:pspawn(fn, ...)
+  check.fn(fn, "pspawn")
+  return spawn_in(self, true, false, fn, ...)
+end
+
+---A task that is cancelled, not awaited, when the scope's other tasks have
+---ended. Its failure still fails the scope.
+---@param fn async fun(...)
+---@return sbx.Task
+function Scope:daemon(fn, ...)
+  check.fn(fn, "daemon")
+  return spawn_in(self, false, true, fn, ...)
+end
+
+return scopes
