@@ -95,6 +95,17 @@ static int f_write(lua_State *L) {
   return wait_yield(L, &op->wait, end_write);
 }
 
+static int end_shutdown(lua_State *L, int status, lua_KContext context) {
+  Stream **slot = check_slot(L);
+  Stream *stream = *slot;
+  if (stream != NULL && stream->one_way) {
+    *slot = NULL;
+    stream_close(stream);
+    return 0;
+  }
+  return end_write(L, status, context);
+}
+
 // shutdown(): ends our side; the peer reads the end. Waits.
 static int f_shutdown(lua_State *L) {
   Stream *stream = check_stream(L, "shutdown");
@@ -104,7 +115,7 @@ static int f_shutdown(lua_State *L) {
   op->stream = stream;
   stream->write_claimed = true;
   stream_start_shutdown(op);
-  return wait_yield(L, &op->wait, end_write);
+  return wait_yield(L, &op->wait, end_shutdown);
 }
 
 // fileno(): the descriptor's number; it stays the stream's.

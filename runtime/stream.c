@@ -181,6 +181,11 @@ void stream_start_write(StreamWait *op, const char *bytes, size_t size) {
 
 static void on_shutdown(uv_shutdown_t *request, int status) {
   Stream *stream = request->data;
+  // A pipe has one direction and ends by being closed, which the binding does.
+  if (status == UV_ENOTSOCK) {
+    stream->one_way = true;
+    status = 0;
+  }
   if (stream->writer != NULL) wait_settle(stream->writer, status);
 }
 

@@ -45,6 +45,7 @@ typedef struct Stream {
   bool write_claimed;  // the same for write and shutdown
   bool broken;         // a write was not finished: its peer saw a part of it
   bool shut;           // our side has been ended
+  bool one_way;        // a pipe, whose only side that was
 } Stream;
 
 typedef enum StreamKind { STREAM_TCP, STREAM_PIPE } StreamKind;

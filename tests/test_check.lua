@@ -60,3 +60,14 @@ test("check: whole numbers, also those written as floats", function()
   end
   assert(message(check.integer, 0, "n", 1, 5):find("between 1 and 5", 1, true))
 end)
+
+test("check: a method that is called with a dot says how to call it", function()
+  local Box = {}
+  Box.__index = Box
+  function Box:name() return self.given end
+  check.methods(Box, "box")
+  local box = setmetatable({ given = "a" }, Box)
+  assert(box:name() == "a")
+  local ok, message = pcall(box.name)
+  assert(not ok and message:find("write box:name(", 1, true), message)
+end)

@@ -327,3 +327,11 @@ test("main: a certificate that nobody vouches for is a TLS error, status 8", fun
   expect_status(('require("sbx.http").get("https://127.0.0.1:%s/")'):format(port), 8,
     "kind=tls", "certificate")
 end)
+
+test("main: a module beside the script is found from any folder", function()
+  local dir <close> = fs.tmpdir()
+  fs.write(dir.path .. "/beside.lua", "return { answer = 42 }")
+  fs.write(dir.path .. "/main.lua", "print(require('beside').answer)")
+  local result = support.run({ dir.path .. "/main.lua" }, { cwd = "/" })
+  assert(result.stdout == "42\n", result.stdout .. result.stderr)
+end)

@@ -107,4 +107,22 @@ function check.integer(value, name, least, most)
   return whole
 end
 
+---Makes the methods of `class`, which is its objects' metatable, say so when they
+---are called with a dot in place of the colon.
+---@param class table
+---@param label string  what a caller's variable may be called: "box"
+function check.methods(class, label)
+  for name, method in pairs(class) do
+    if type(method) == "function" and name:sub(1, 2) ~= "__" then
+      class[name] = function(self, ...)
+        if getmetatable(self) ~= class then
+          error(("%s.%s was called without its %s: write %s:%s(…)")
+            :format(label, name, label, label, name), 2)
+        end
+        return method(self, ...)
+      end
+    end
+  end
+end
+
 return check

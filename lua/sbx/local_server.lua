@@ -84,6 +84,7 @@ function local_server.start(options)
   local opts = check.options(options, { stderr = to_stderr })
   local child = process.spawn({ host.executable(), "serve", "--private" }, {
     stdin = "pipe", stdout = "pipe", stderr = "pipe", session = true,
+    env = { PRIME_API_KEY = false }, -- it makes a key of its own
   })
   local messages = { tail = "" }
   local relay = task.daemon(relay_messages, messages, child.stderr, opts.stderr)

@@ -189,6 +189,13 @@ local function arguments_table(todo, argv)
   return result
 end
 
+-- Modules beside the script are found wherever it is started from.
+local function search_beside(file)
+  local folder = file and file:match("^(.*/)")
+  if not folder then return end
+  package.path = folder .. "?.lua;" .. folder .. "?/init.lua;" .. package.path
+end
+
 local function run_script(todo, argv)
   local chunk, problem = load_chunk(todo)
   if not chunk then
@@ -196,6 +203,7 @@ local function run_script(todo, argv)
     return 1
   end
   arg = arguments_table(todo, argv)
+  if todo.file ~= "-" then search_beside(todo.file) end
   local run = {}
   install_print()
   install_exit(run)

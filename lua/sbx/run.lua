@@ -1,6 +1,8 @@
 -- What must happen at the end of a run, however it ends. The host calls
 -- `finish` once the script is over; modules register what they have to undo.
 
+local errors = require("sbx.errors")
+
 local run = {}
 
 local finalizers = {}
@@ -8,6 +10,9 @@ local finalizers = {}
 local Failure = {}
 
 function Failure:__tostring()
+  if errors.is_error(self.error) and self.error.kind == "cancelled" then
+    return self.name .. ": cut off, the time for cleaning up is over"
+  end
   return self.name .. ": " .. tostring(self.error)
 end
 

@@ -1,6 +1,7 @@
 -- A sandbox as scripts hold it: the API's fields in snake_case, and the client's
 -- methods without the id. As a `<close>` value it deletes what this run made.
 
+local check = require("sbx.check")
 local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
 local json = require("sbx.json")
@@ -225,5 +226,7 @@ function Box:delete()
   if self.status == "TERMINATED" then return end
   clients[self]:delete(self)
 end
+
+check.methods(Box, "box")
 
 return box

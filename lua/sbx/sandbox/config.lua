@@ -111,7 +111,8 @@ end
 ---@return sbx.sandbox.Config
 function config.load(given)
   local server = local_server or {}
-  local file = read_file()
+  -- The private server knows neither the user's key nor the user's team.
+  local file = local_server and {} or read_file()
   local key = non_empty(given.api_key)
     or server.api_key
     or non_empty(os.getenv("PRIME_API_KEY"))

@@ -202,6 +202,9 @@ function failure.from_transport(call, err)
   fields.cause = err
   fields.retryable = err.retryable or false
   fields.message = prefix(call) .. ": " .. failure.clean(tostring(err), call.secrets)
+  if not call.gateway and (err.kind == "connect" or err.kind == "dns") then
+    fields.message = fields.message .. " (is PRIME_API_BASE_URL right? --local needs no server)"
+  end
   return errors.new(fields)
 end
 
@@ -216,6 +219,9 @@ function failure.not_running(fields)
     fields.op, failure.clean(fields.sandbox_id, nil, 100), failure.clean(state, nil, 50))
   if fields.error_type then text = text .. ", " .. failure.clean(fields.error_type, nil, 100) end
   text = text .. ")"
+  if state == "PENDING" or state == "PROVISIONING" then
+    text = text .. "; it is still starting: wait for it first, as with box:wait()"
+  end
   if fields.error_message then text = text .. ": " .. failure.clean(fields.error_message) end
   fields.kind = kind or "not_running"
   fields.message = text

@@ -172,6 +172,7 @@ end
 local function after_command_timeout(client, call, state, err)
   if call.operation == "exec" then
     err.kind = call.timeout_kind
+    err.retryable = false -- it has run, for a while
     name_limit(call, err)
     local context = call.once and {} or context_of(client, call.sandbox_id, call.op)
     if dead[context.status] then return nil, not_running(call, context, err) end
@@ -191,11 +192,15 @@ local function after_status(client, call, state, err)
   end
   if status == 409 then return after_conflict(client, call, state, err) end
   if status == 408 then return after_command_timeout(client, call, state, err) end
-  if status == 404 and call.file then err.kind = "file_not_found" end
+  if status == 404 and call.file then
+    err.kind = "file_not_found"
+    err.message = ("%s %s: no such file in the sandbox: %s"):format(call.op, call.sandbox_id, err.detail)
+  end
   if status == 413 then err.kind = "file_too_large" end
   if not trouble[status] then return nil, err end
   if not call.repeatable then
     err.outcome = "unknown"
+    err.retryable = false
     return nil, err
   end
   return not call.once and next_pause(state, "outer", OUTER_PAUSES), err

@@ -46,6 +46,7 @@ function Client:close()
 end
 
 Client.__close = Client.close
+check.methods(Client, "client")
 
 -- Only what is no secret.
 function Client:__tostring()
