@@ -4,6 +4,7 @@
 -- A test fails when it raises, passes its deadline (60 s unless it says
 -- otherwise), or leaves something behind: a task, a wait, a handle in the loop,
 -- a file descriptor, a child process, a sandbox or a global.
+-- skip(reason) inside a test ends it as skipped, where what it needs is missing.
 -- -k runs only the tests whose name matches a Lua pattern.
 
 local core = require("sbx.core.task")
@@ -22,6 +23,12 @@ function test(name, options, fn)
   assert(type(name) == "string", "test: the name must be a string")
   assert(type(fn) == "function", "test: the body must be a function")
   tests[#tests + 1] = { name = name, timeout = options.timeout or DEADLINE, fn = fn }
+end
+
+local Skip = {}
+
+function skip(reason)
+  error(setmetatable({ reason = reason }, Skip), 0)
 end
 
 local function read_line(path, pattern)
@@ -144,6 +151,7 @@ end
 ---@async
 local function run_test(one)
   local ok, err = pcall(task.scope, function() task.timeout(one.timeout, one.fn) end)
+  if getmetatable(err) == Skip then return true, nil, err.reason end
   return ok, ok or describe(err)
 end
 
@@ -153,25 +161,28 @@ local function run_all(selected)
   for _, stream in ipairs({ require("sbx.core.stream").pair() }) do
     stream:close()
   end
-  local passed, failed = 0, 0
+  local passed, failed, skipped = 0, 0, 0
   for _, one in ipairs(selected) do
     local before = snapshot()
     local start = task.now()
-    local ok, text = run_test(one)
+    local ok, text, reason = run_test(one)
     local left = settle(before)
     if not ok then table.insert(left, 1, text) end
-    local verdict = #left == 0 and "ok  " or "FAIL"
+    local verdict = #left > 0 and "FAIL" or reason and "skip" or "ok  "
     print(("%s %s (%.2f s)"):format(verdict, one.name, task.now() - start))
     for _, line in ipairs(left) do
       print("     " .. line:gsub("\n", "\n     "))
     end
-    if #left == 0 then
-      passed = passed + 1
-    else
+    if reason then print("     " .. reason) end
+    if #left > 0 then
       failed = failed + 1
+    elseif reason then
+      skipped = skipped + 1
+    else
+      passed = passed + 1
     end
   end
-  return passed, failed
+  return passed, failed, skipped
 end
 
 local function parse_arguments(argv)
@@ -217,9 +228,10 @@ local function main(argv)
     end
     return
   end
-  local passed, failed = run_all(selected)
-  print(("%d passed, %d failed"):format(passed, failed))
-  if failed > 0 or passed == 0 then os.exit(1) end
+  local passed, failed, skipped = run_all(selected)
+  local summary = ("%d passed, %d failed"):format(passed, failed)
+  print(skipped > 0 and ("%s, %d skipped"):format(summary, skipped) or summary)
+  if failed > 0 or passed + skipped == 0 then os.exit(1) end
 end
 
 main(arg)

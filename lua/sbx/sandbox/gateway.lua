@@ -194,7 +194,8 @@ local function after_status(client, call, state, err)
   if status == 408 then return after_command_timeout(client, call, state, err) end
   if status == 404 and call.file then
     err.kind = "file_not_found"
-    err.message = ("%s %s: no such file in the sandbox: %s"):format(call.op, call.sandbox_id, err.detail)
+    err.message = ("%s %s: no such file in the sandbox: %s")
+      :format(call.op, call.sandbox_id, err.detail)
   end
   if status == 413 then err.kind = "file_too_large" end
   if not trouble[status] then return nil, err end
