@@ -84,6 +84,7 @@ end)
 
 -- A name of /etc/hosts, other than those that libcurl answers itself.
 local function local_name()
+  if not fs.exists("/etc/hosts") then return nil end
   for line in fs.read("/etc/hosts"):gmatch("[^\n]+") do
     local address, names = line:match("^([%d.:a-f]+)%s+(.*)$")
     if address == "::1" or (address and address:find("^127%.")) then
@@ -96,7 +97,7 @@ end
 
 test("http: a hundred requests to a new name make one look-up and no threads", function()
   local name, address = local_name()
-  if not name then return end -- nothing to try it with on this machine
+  if not name then skip("/etc/hosts names no address of this machine") end
   local listener <close> = net.listen(address, 0)
   local answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
   task.scope(function(scope)
