@@ -77,7 +77,7 @@ test("server: a create that is not valid is 422 and names every fault", function
         "environment_vars" },
       { { name = "x", docker_image = "i", network_allowlist = json.array {},
         network_denylist = json.array {} }, "network_allowlist" },
-      { { name = "x", docker_image = "i", network_allowlist = { "pypi.org" } },
+      { { name = "x", docker_image = "i", network_allowlist = { "packages.example" } },
         "network_allowlist" },
       { { name = "x", docker_image = "i", network_access = false,
         network_denylist = json.array {} }, "network_access" },
