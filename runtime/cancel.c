@@ -126,8 +126,9 @@ Scope *task_must_end(Task *task) {
 // and how many when it was in the library, whose own steps must not be torn.
 enum { PATIENCE = 100000, PATIENCE_INSIDE = 97 };
 
-// A task that was told so often, and caught it each time, is told again at its
-// next instruction: outside the pcall that caught it, and so on outwards.
+// A task that was told so often, and caught it each time, is reached by the hook
+// wherever it is; and then told again at its next instruction: outside the pcall
+// that caught it, and so on outwards.
 enum { TOLD_PATIENTLY = 10 };
 
 // Sets the hook to come after about so many instructions. Exactly so many would
@@ -166,10 +167,8 @@ void task_hook(lua_State *L, lua_Debug *ar) {
 }
 
 void task_count_refusal(lua_State *L, Task *task) {
-  enum { REFUSALS_BEFORE_HOOK = 10 };
-
   // Once only: arming anew would start its count anew.
-  if (++task->refusals != REFUSALS_BEFORE_HOOK) return;
+  if (++task->refusals != TOLD_PATIENTLY) return;
   lua_sethook(task->co, task_hook, LUA_MASKCOUNT, 1000);
   lua_sethook(L, task_hook, LUA_MASKCOUNT, 1000);
 }

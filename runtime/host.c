@@ -146,10 +146,9 @@ static void on_deadlock(lua_State *L) {
   host_observe(L, "deadlock");
 }
 
-// Runs protected. Arguments: the Host, the main function, its argument. Returns
-// the exit status, an error of the main task, or raises.
+// Runs protected. Arguments: the main function and its argument. Returns the
+// exit status.
 static int run(lua_State *L) {
-  Host *host = lua_touserdata(L, 1);
   Task *task = task_spawn(L, NULL, 1, false, false);
   if (!task_loop(L, task)) {
     (void)fputs(
@@ -166,7 +165,6 @@ static int run(lua_State *L) {
     lua_pushinteger(L, 1);
     return 1;
   }
-  (void)host;
   lua_rawgeti(L, -1, 1);
   return 1;
 }
@@ -193,9 +191,7 @@ static int run_state(Host *host, lua_State *L) {
   if (lua_pcall(L, 1, 2, 0) == LUA_OK) {  // function, arguments
     lua_pushcfunction(L, run);
     lua_insert(L, 1);
-    lua_pushlightuserdata(L, host);
-    lua_insert(L, 2);
-    if (lua_pcall(L, 3, 1, 0) == LUA_OK) {
+    if (lua_pcall(L, 2, 1, 0) == LUA_OK) {
       status = (int)lua_tointeger(L, -1);
       lua_settop(L, 0);
       return status;

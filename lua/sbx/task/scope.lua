@@ -52,7 +52,7 @@ end
 -- Adds the task that `err` ended to what is known of the error: the chain of
 -- tasks that it came up through.
 local function note_child(err, child)
-  note(err, { traceback = child:trace() })
+  note(err, {})
   local record = notes[err]
   if not record then return end
   record.traceback = record.traceback or child:trace()
