@@ -126,9 +126,9 @@ Scope *task_must_end(Task *task) {
 // and how many when it was in the library, whose own steps must not be torn.
 enum { PATIENCE = 100000, PATIENCE_INSIDE = 97 };
 
-// A task that was told so often, and caught it each time, is reached by the hook
-// wherever it is; and then told again at its next instruction: outside the pcall
-// that caught it, and so on outwards.
+// A task that was told so often, and caught it each time, is reached by the
+// hook wherever it is; and then told again at its next instruction: outside the
+// pcall that caught it, and so on outwards.
 enum { TOLD_PATIENTLY = 10 };
 
 // Sets the hook to come after about so many instructions. Exactly so many would

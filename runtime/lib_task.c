@@ -347,7 +347,10 @@ static int f_list(lua_State *L) {
 
 // set_root(scope or nil): what SIGINT and SIGTERM cancel
 static int f_set_root(lua_State *L) {
-  reactor_of(L)->root = lua_isnil(L, 1) ? NULL : check_scope(L, 1);
+  Reactor *reactor = reactor_of(L);
+  reactor->root = lua_isnil(L, 1) ? NULL : check_scope(L, 1);
+  // A signal may have come while there was no scope to cancel.
+  if (reactor->on_turn) reactor->on_turn(L);
   return 0;
 }
 

@@ -53,20 +53,23 @@ static void on_signal(int number) {
                 LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
 }
 
+static const char *name_of(int number) {
+  return number == SIGINT ? "SIGINT" : number == SIGTERM ? "SIGTERM" : "SIGHUP";
+}
+
 void signals_handle(lua_State *L) {
   Host *host = host_of(L);
+  if (host->first_signal == 0) return;
   int number = host->pending;
-  if (number == 0) return;
-  host->pending = 0;
-  const char *name = number == SIGINT    ? "SIGINT"
-                     : number == SIGTERM ? "SIGTERM"
-                                         : "SIGHUP";
-  lua_pushstring(L, name);
-  host_observe(L, "signal");
-  lua_pop(L, 1);
+  if (number != 0) {
+    host->pending = 0;
+    lua_pushstring(L, name_of(number));
+    host_observe(L, "signal");
+    lua_pop(L, 1);
+  }
   Scope *root = host->reactor.root;
-  if (!root) return;
-  lua_pushfstring(L, "interrupted by %s", name);
+  if (!root || root->cancelled) return;
+  lua_pushfstring(L, "interrupted by %s", name_of(host->first_signal));
   scope_cancel(L, root);
 }
 

@@ -165,3 +165,19 @@ test("local end: fleet_demo rewrites its progress on a terminal, and only there"
   assert(not result.stderr:find("[\r\27]"), result.stderr)
   assert(result.stderr:find("3/3", 1, true), result.stderr)
 end)
+
+test("local end: a Ctrl-C while the server is starting ends the run, too", function()
+  watched(function(start)
+    local run <close> = start({ "-e", "print('went on')" })
+    local children = ("/proc/%d/task/%d/children"):format(run.pid, run.pid)
+    task.timeout(20, function()
+      while read(children) == "" do
+        task.yield()
+      end
+    end)
+    run.child:kill("INT")
+    local code = run.child:wait()
+    local text = run.child.stdout:read()
+    assert(code == 130 and text == nil, tostring(text))
+  end)
+end)

@@ -149,6 +149,7 @@ local function body(todo, run, chunk)
   task.scope({ name = "script" }, function(scope)
     run.root = scope
     core.set_root(scope)
+    task.checkpoint() -- a signal that came meanwhile
     return chunk(table.unpack(todo.arguments)) -- a tail call: the script is nobody's callee
   end)
 end
