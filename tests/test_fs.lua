@@ -1,16 +1,10 @@
+local expect = dofile("tests/expect.lua")
 local core = require("sbx.core.fs")
-local errors = require("sbx.errors")
 local fs = require("sbx.fs")
 local process = require("sbx.process")
 local task = require("sbx.task")
 
-local function fails(code, fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert(not ok, "did not fail")
-  assert(errors.is_error(err), tostring(err))
-  assert(err.code == code, tostring(err))
-  return err
-end
+local fails = expect.code
 
 -- Runs `fn(path)` with a fresh directory.
 local function with_dir(fn)

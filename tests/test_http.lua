@@ -1,21 +1,11 @@
-local errors = require("sbx.errors")
+local expect = dofile("tests/expect.lua")
 local fs = require("sbx.fs")
 local http = require("sbx.http")
 local json = require("sbx.json")
 local peer = dofile("tests/peers/http_peer.lua")
 
-local function failure(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert(not ok, "did not fail")
-  assert(errors.is_error(err), tostring(err))
-  return err
-end
-
-local function misuse(text, fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert(not ok, "did not fail")
-  assert(type(err) == "string" and err:find(text, 1, true), tostring(err))
-end
+local failure = expect.failure
+local misuse = expect.misuse
 
 test("http: every method reaches the server, with and without a body", function()
   local server <close> = peer.start()

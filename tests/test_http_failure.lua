@@ -1,4 +1,4 @@
-local errors = require("sbx.errors")
+local expect = dofile("tests/expect.lua")
 local fs = require("sbx.fs")
 local http = require("sbx.http")
 local net = require("sbx.net")
@@ -6,12 +6,7 @@ local process = require("sbx.process")
 local task = require("sbx.task")
 local peer = dofile("tests/peers/http_peer.lua")
 
-local function failure(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert(not ok, "did not fail")
-  assert(errors.is_error(err), tostring(err))
-  return err
-end
+local failure = expect.failure
 
 -- How often the peer was asked for something with this key.
 local function seen(server, key)

@@ -1,16 +1,11 @@
+local expect = dofile("tests/expect.lua")
 local core = require("sbx.core.net")
 local errors = require("sbx.errors")
 local fs = require("sbx.fs")
 local net = require("sbx.net")
 local task = require("sbx.task")
 
-local function fails(code, fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert(not ok, "did not fail")
-  assert(errors.is_error(err), tostring(err))
-  assert(err.code == code, tostring(err))
-  return err
-end
+local fails = expect.code
 
 test("net: a TCP connection carries bytes both ways", function()
   local listener <close> = net.listen("127.0.0.1", 0)

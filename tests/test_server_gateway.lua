@@ -330,15 +330,21 @@ test("gateway: 64 commands at once in one sandbox", { timeout = 120 }, function(
   end)
 end)
 
+-- Starts a command that lasts, and returns its task once it runs.
+local function start_sleeping(api, object, box)
+  local running = task.spawn(box.exec, box, "sleep 60", { timeout = 100 })
+  task.timeout(20, function()
+    while api.server.fleet.store:get(object.id).calls == 0 do
+      task.sleep(0.01)
+    end
+  end)
+  return running
+end
+
 test("gateway: deleting a sandbox answers its running commands", function()
   with_server(function(api)
     local object, box = api:running()
-    local running = task.spawn(box.exec, box, "sleep 60", { timeout = 100 })
-    task.timeout(20, function()
-      while api.server.fleet.store:get(object.id).calls == 0 do
-        task.sleep(0.01)
-      end
-    end)
+    local running = start_sleeping(api, object, box)
     api:call("DELETE", "/sandbox/" .. object.id)
     local status, body = running:join()
     assert(status == 502 and body.error == "sandbox_not_found")
@@ -348,12 +354,7 @@ end)
 test("gateway: stopping the server answers running commands", function()
   with_server(function(api)
     local object, box = api:running()
-    local running = task.spawn(box.exec, box, "sleep 60", { timeout = 100 })
-    task.timeout(20, function()
-      while api.server.fleet.store:get(object.id).calls == 0 do
-        task.sleep(0.01)
-      end
-    end)
+    local running = start_sleeping(api, object, box)
     api.server:stop()
     local status, body = running:join()
     assert(status == 502 and body.error == "sandbox_not_found")

@@ -1,0 +1,32 @@
+-- What tests expect of a call that must fail.
+
+local errors = require("sbx.errors")
+
+local expect = {}
+
+---Expects `fn(...)` to raise an error object, and returns it.
+---@async
+function expect.failure(fn, ...)
+  local ok, err = pcall(fn, ...)
+  assert(not ok, "did not fail")
+  assert(errors.is_error(err), tostring(err))
+  return err
+end
+
+---The same, with this `code`.
+---@async
+function expect.code(code, fn, ...)
+  local err = expect.failure(fn, ...)
+  assert(err.code == code, tostring(err))
+  return err
+end
+
+---Expects `fn(...)` to refuse its arguments: a plain string that holds `text`.
+---@async
+function expect.misuse(text, fn, ...)
+  local ok, err = pcall(fn, ...)
+  assert(not ok, "did not fail")
+  assert(type(err) == "string" and err:find(text, 1, true), tostring(err))
+end
+
+return expect
