@@ -1,8 +1,9 @@
 -- The public modules, loaded when first used: `local sbx = require "sbx"`.
 
 local names = {
-  "check", "errors", "fs", "hash", "http", "json", "log", "net", "process",
-  "sandbox", "task",
+  "channel", "check", "cli", "encoding", "errors", "fs", "hash", "http", "inspect",
+  "json", "limit", "log", "net", "path", "process", "progress", "reader", "retry",
+  "sandbox", "signal", "sync", "task", "test", "time", "url",
 }
 
 local sbx = { try = require("sbx.errors").try }

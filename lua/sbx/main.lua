@@ -35,7 +35,7 @@ end
 
 -- ------------------------------------------------------------------ arguments
 
-local verbs = { serve = "sbx.cli.serve" }
+local verbs = { serve = "sbx.cli.serve", test = "sbx.cli.test" }
 
 -- Returns what to do, or nil and a message.
 local function parse(argv)
