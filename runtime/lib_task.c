@@ -300,6 +300,23 @@ static int f_deadline(lua_State *L) {
 
 // ---- the rest
 
+// locals([table]) -> the running task's table of inherited values, or nil; with
+// an argument (a table, or nil for none) that takes its place. What it spawns
+// from then on has the same table.
+static int f_locals(lua_State *L) {
+  Task *task = task_current(L);
+  bool sets = lua_gettop(L) > 0;
+  if (!task) return sets ? luaL_error(L, "with: not inside a task") : 0;
+  lua_rawgetp(L, LUA_REGISTRYINDEX, task);
+  lua_getiuservalue(L, -1, TASK_LOCALS);
+  if (sets) {
+    if (!lua_isnil(L, 1)) luaL_checktype(L, 1, LUA_TTABLE);
+    lua_pushvalue(L, 1);
+    lua_setiuservalue(L, -3, TASK_LOCALS);
+  }
+  return 1;
+}
+
 // yield(): lets the other ready tasks run. Waits.
 static int f_yield(lua_State *L) {
   Wait *wait = wait_new(L, sizeof(*wait), close_at_once, "yield");
@@ -368,6 +385,7 @@ static const luaL_Reg functions[] = {
     {"open",            f_open           },
     {"yield",           f_yield          },
     {"checkpoint",      f_checkpoint     },
+    {"locals",          f_locals         },
     {"stats",           f_stats          },
     {"list",            f_list           },
     {"set_root",        f_set_root       },

@@ -226,6 +226,13 @@ Task *task_spawn(lua_State *L, Scope *parent, int arguments, bool protect,
   lua_setiuservalue(L, -2, TASK_OUTCOME);  // anchors the thread meanwhile
   if (!lua_checkstack(co, arguments + 4)) luaL_error(L, "too many arguments");
 
+  if (reactor->current) {
+    push_task(L, reactor->current);
+    lua_getiuservalue(L, -1, TASK_LOCALS);
+    lua_setiuservalue(L, -3, TASK_LOCALS);
+    lua_pop(L, 1);
+  }
+
   task->reactor = reactor;
   task->co = co;
   task->scope = &task->own;

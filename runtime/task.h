@@ -85,7 +85,13 @@ struct Task {
 #define SCOPE_TYPE "sbx.scope"
 
 // User values of a Task's userdata.
-enum { TASK_NAME = 1, TASK_OUTCOME = 2, TASK_TRACE = 3, TASK_USER_VALUES = 3 };
+enum {
+  TASK_NAME = 1,
+  TASK_OUTCOME = 2,
+  TASK_TRACE = 3,
+  TASK_LOCALS = 4,  // table of inherited values, never changed; nil for none
+  TASK_USER_VALUES = 4
+};
 
 // ---- scope.c
 

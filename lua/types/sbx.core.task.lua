@@ -65,6 +65,12 @@ function core.yield() end
 ---Raises `cancelled` if the task is; never suspends.
 function core.checkpoint() end
 
+---The running task's table of inherited values, or nil; with an argument that
+---takes its place. What the task spawns from then on has the same table.
+---@param values? table|nil
+---@return table|nil
+function core.locals(values) end
+
 ---What lives: tasks, waits, active handles of the loop. For leak checks.
 ---@return { tasks: integer, waits: integer, handles: integer }
 function core.stats() end
