@@ -326,8 +326,7 @@ static int f_yield(lua_State *L) {
 
 // checkpoint(): raises `cancelled` if the task is; never suspends
 static int f_checkpoint(lua_State *L) {
-  Wait *wait = wait_new(L, sizeof(*wait), close_at_once, "checkpoint");
-  wait_drop(L, wait);
+  wait_checkpoint(L, "checkpoint");
   return 0;
 }
 

@@ -85,15 +85,21 @@ static void check_cancelled(lua_State *L, Task *task) {
   (void)lua_error(L);
 }
 
+// The running task, where it may suspend; raises where it may not.
+static Task *suspendable(lua_State *L, const char *what) {
+  Reactor *reactor = reactor_of(L);
+  if (!reactor->current || !lua_isyieldable(L)) raise_unyieldable(L, what);
+  if (reactor->closing) luaL_error(L, "%s: the runtime is closing", what);
+  return reactor->current;
+}
+
+void wait_checkpoint(lua_State *L, const char *what) {
+  check_cancelled(L, suspendable(L, what));
+}
+
 static void *new_wait(lua_State *L, size_t size, void (*close)(Wait *),
                       const char *what, bool shielded) {
-  Reactor *reactor = reactor_of(L);
-  Task *task = reactor->current;
-  if (!task || !lua_isyieldable(L)) {
-    raise_unyieldable(L, what);
-    return NULL;  // not reached
-  }
-  if (reactor->closing) luaL_error(L, "%s: the runtime is closing", what);
+  Task *task = suspendable(L, what);
   if (!shielded) check_cancelled(L, task);
   assert(size >= sizeof(Wait));
   Wait *wait = lua_newuserdatauv(L, size, 0);
@@ -105,7 +111,7 @@ static void *new_wait(lua_State *L, size_t size, void (*close)(Wait *),
   wait->shielded = shielded;
   lua_pushvalue(L, -1);
   lua_rawsetp(L, LUA_REGISTRYINDEX, wait);
-  reactor->live_waits++;
+  task->reactor->live_waits++;
   return wait;
 }
 

@@ -43,6 +43,9 @@ struct Wait {
 void *wait_new(lua_State *L, size_t size, void (*close)(Wait *wait),
                const char *what);
 
+// The check alone, for operations that may turn out to need no wait.
+void wait_checkpoint(lua_State *L, const char *what);
+
 // The same without the cancellation check, for the few operations that must go
 // on in a cancelled task (waiting for children). A cancel does not end it.
 void *wait_new_shielded(lua_State *L, size_t size, void (*close)(Wait *wait),
