@@ -176,7 +176,7 @@ void transfer_begin(Transfer *transfer) {
 }
 
 void transfer_launch(Transfer *transfer) {
-  Line *line = line_take(transfer->pool, transfer->http2);
+  Line *line = line_take(transfer);
   int status = line ? line_start(line, transfer) : UV_ENOMEM;
   if (status != 0) {
     transfer_fail(transfer, "io", uv_err_name(status), NULL, "%s",
@@ -210,8 +210,13 @@ void transfer_finish(Transfer *transfer) {
     else
       host_note_latency(transfer->host, total);
   }
-  transfer_detach(transfer);
-  transfer->state = TRANSFER_ENDED;
+  if (transfer->dial && !transfer->failure.kind) {
+    timer_stop(&transfer->pool->reactor->timers, &transfer->clock);
+    transfer->state = TRANSFER_OPEN;
+  } else {
+    transfer_detach(transfer);
+    transfer->state = TRANSFER_ENDED;
+  }
   if (admitted) host_release(transfer, true);
   transfer->host = NULL;
   transfer->on_done(transfer);
@@ -220,10 +225,11 @@ void transfer_finish(Transfer *transfer) {
 void transfer_cancel(Transfer *transfer) {
   if (transfer->state == TRANSFER_NEW || transfer->state == TRANSFER_ENDED)
     return;
-  bool admitted = transfer->state != TRANSFER_QUEUED;
+  bool holds_slot =
+      transfer->state != TRANSFER_QUEUED && transfer->state != TRANSFER_OPEN;
   transfer_detach(transfer);
   transfer->state = TRANSFER_ENDED;
-  if (admitted) host_release(transfer, false);
+  if (holds_slot) host_release(transfer, false);
   transfer->host = NULL;
 }
 

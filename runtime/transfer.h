@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "reactor.h"
 #include "timer.h"
@@ -55,6 +56,7 @@ typedef enum TransferState {
   TRANSFER_QUEUED,
   TRANSFER_RESOLVING,
   TRANSFER_ACTIVE,
+  TRANSFER_OPEN,  // a dial that is connected
   TRANSFER_ENDED,
 } TransferState;
 
@@ -94,7 +96,10 @@ struct Transfer {
   bool decode;        // ask for and undo compression
   bool verify;        // the server's certificate
   bool http2;         // over TLS
+  bool dial;          // only connect: no request, the bytes are the owner's
   void (*on_done)(Transfer *transfer);
+  // Of an open dial: what transfer_watch asked for has come.
+  void (*on_ready)(Transfer *transfer, int events);
 
   // The answer, from on_done on.
   long status;
@@ -173,12 +178,30 @@ const char *transfer_prepare(Transfer *transfer);
 // before it returns.
 int transfer_start(Reactor *reactor, Transfer *transfer);
 
-// Ends a transfer in whatever state, without on_done. Must not be called from
-// a callback of libcurl. Harmless when it has ended or never began.
+// Ends a transfer in whatever state, without on_done; closes the connection of
+// an open dial. Must not be called from a callback of libcurl. Harmless when it
+// has ended or never began.
 void transfer_cancel(Transfer *transfer);
 
 // Frees what the transfer owns, cancelling it if need be. Harmless when done
 // twice; the block itself stays the caller's.
 void transfer_free(Transfer *transfer);
+
+// The bytes of an open dial, through TLS and proxies. They return how many, or
+// a libuv error: UV_EAGAIN when the socket is not ready, UV_EBADF once the dial
+// has ended. 0 received is the end. After UV_EAGAIN from a send the next one
+// must begin with the same bytes at the same place: TLS may hold them already.
+ssize_t transfer_receive(Transfer *transfer, char *room, size_t size);
+ssize_t transfer_send(Transfer *transfer, const char *bytes, size_t size);
+
+// Watches an open dial's socket for UV_READABLE and UV_WRITABLE (0: nothing)
+// and calls on_ready, again and again; a broken socket counts as both. With
+// `hold` it keeps the loop alive. TLS may have bytes although the socket has
+// none: receive until UV_EAGAIN before watching. Returns 0 or a libuv error.
+int transfer_watch(Transfer *transfer, int events, bool hold);
+
+// Ends our side of an open dial. Returns 0 or a libuv error: UV_ENOTSUP over
+// TLS, where libcurl offers no such thing.
+int transfer_shutdown(Transfer *transfer);
 
 #endif

@@ -175,6 +175,7 @@ void transfer_explain(Transfer *transfer, CURLcode code) {
     explain_failure(transfer, code);
     return;
   }
+  if (transfer->dial) return;
   if (!transfer->head_whole) {
     // libcurl takes this for a whole answer with an empty body.
     transfer_fail(transfer, "http", "EOF", "receive",

@@ -34,6 +34,7 @@ typedef struct Shard {
   Line *free;
   size_t in_flight;
   bool http2;    // HTTP/1.1 must not find an HTTP/2 connection in its pool
+  bool dials;    // an open dial must not count as an idle connection
   bool retired;  // takes no more transfers; goes when the last has ended
   struct Shard *next;
 } Shard;
@@ -44,10 +45,11 @@ typedef struct Socket {
   Shard *shard;
   struct Host *host;  // of a connection, for the statistics
   int fd;
-  int mask;     // what libuv watches for
-  bool wanted;  // libcurl waits for events; else the connection is idle
-  bool ours;    // we opened it, so we are told when it is closed
-  bool fresh;   // ... unless it never became a connection: see is_closed
+  int mask;        // what libuv watches for
+  Transfer *dial;  // whose connection it is once libcurl has let go of it
+  bool wanted;     // libcurl waits for events; else the connection is idle
+  bool ours;       // we opened it, so we are told when it is closed
+  bool fresh;      // ... unless it never became a connection: see is_closed
   dev_t device;
   ino_t inode;  // of the open socket, whose number may be given away
 } Socket;
@@ -151,7 +153,7 @@ void name_forget(TransferPool *pool, const char *host_name);
 
 // transfer_shard.c
 
-Line *line_take(TransferPool *pool, bool http2);
+Line *line_take(const Transfer *transfer);
 int line_start(Line *line, Transfer *transfer);
 void line_stop(Transfer *transfer);
 void shard_settle(Shard *shard);

@@ -74,6 +74,11 @@ static CURLcode set_connection(Transfer *transfer, Line *line) {
   SET(CURLOPT_OPENSOCKETDATA, line);
   SET(CURLOPT_CLOSESOCKETFUNCTION, on_close_socket);
   SET(CURLOPT_CLOSESOCKETDATA, transfer->pool);
+  if (transfer->dial) {
+    SET(CURLOPT_CONNECT_ONLY, 1L);
+    SET(CURLOPT_HTTPPROXYTUNNEL, 1L);
+    return code;
+  }
   SET(CURLOPT_PREREQFUNCTION, on_send);
   SET(CURLOPT_PREREQDATA, transfer);
   return code;

@@ -83,7 +83,8 @@ static void set_multi(Shard *shard) {
                           (long)SHARD_CAPACITY);
 }
 
-static Shard *shard_new(TransferPool *pool, bool http2) {
+static Shard *shard_new(const Transfer *transfer) {
+  TransferPool *pool = transfer->pool;
   Shard *shard = calloc(1, sizeof(*shard));
   if (!shard) return NULL;
   shard->multi = curl_multi_init();
@@ -92,7 +93,8 @@ static Shard *shard_new(TransferPool *pool, bool http2) {
     return NULL;
   }
   shard->pool = pool;
-  shard->http2 = http2;
+  shard->http2 = transfer->http2;
+  shard->dials = transfer->dial;
   shard->timer.on_fire = on_shard_timer;
   set_multi(shard);
   Shard **link = &pool->shards;  // at the end: the first is the warmest
@@ -103,12 +105,13 @@ static Shard *shard_new(TransferPool *pool, bool http2) {
 }
 
 // A free line of the first shard with room, or NULL without memory.
-Line *line_take(TransferPool *pool, bool http2) {
-  Shard *shard = pool->shards;
-  while (shard && (shard->retired || shard->http2 != http2 ||
-                   shard->in_flight >= SHARD_CAPACITY))
+Line *line_take(const Transfer *transfer) {
+  Shard *shard = transfer->pool->shards;
+  while (shard &&
+         (shard->retired || shard->http2 != transfer->http2 ||
+          shard->dials != transfer->dial || shard->in_flight >= SHARD_CAPACITY))
     shard = shard->next;
-  if (!shard) shard = shard_new(pool, http2);
+  if (!shard) shard = shard_new(transfer);
   if (!shard) return NULL;
 
   Line *line = shard->free;

@@ -15,6 +15,12 @@
 
 static void on_poll(uv_poll_t *poll, int status, int events) {
   Socket *socket = (Socket *)poll;
+  if (socket->dial) {
+    if (status < 0) socket->mask = 0;  // libuv has stopped watching
+    int both = UV_READABLE | UV_WRITABLE;
+    socket->dial->on_ready(socket->dial, status < 0 ? both : events);
+    return;
+  }
   if (!socket->wanted || !socket->shard) {
     // An idle connection: the peer has closed it. libcurl notices before it
     // would use it again; until then there is nothing to watch.
@@ -176,6 +182,25 @@ int on_close_socket(void *context, curl_socket_t fd) {
   if ((size_t)fd < pool->socket_capacity && pool->sockets[fd])
     drop_socket(pool, pool->sockets[fd]);
   return close(fd);
+}
+
+int transfer_watch(Transfer *transfer, int events, bool hold) {
+  if (transfer->state != TRANSFER_OPEN) return UV_EBADF;
+  curl_socket_t fd = CURL_SOCKET_BAD;
+  (void)curl_easy_getinfo(transfer->line->easy, CURLINFO_ACTIVESOCKET, &fd);
+  TransferPool *pool = transfer->pool;
+  if (fd < 0 || (size_t)fd >= pool->socket_capacity || !pool->sockets[fd])
+    return UV_EBADF;
+  Socket *socket = pool->sockets[fd];
+  socket->dial = transfer;
+  if (hold)
+    uv_ref((uv_handle_t *)&socket->poll);
+  else
+    uv_unref((uv_handle_t *)&socket->poll);
+  if (socket->mask == events) return 0;
+  socket->mask = events;
+  return events ? uv_poll_start(&socket->poll, events, on_poll)
+                : uv_poll_stop(&socket->poll);
 }
 
 void sockets_close(TransferPool *pool) {
