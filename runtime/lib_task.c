@@ -158,7 +158,7 @@ static int f_task_index(lua_State *L) {
   } else if (strcmp(key, "waiting_on") == 0) {
     lua_pushstring(L, task->wait ? task->wait->what : NULL);
   } else if (strcmp(key, "age") == 0) {
-    lua_pushnumber(L, reactor_now() - task->born);
+    lua_pushnumber(L, timer_seconds(&task->reactor->schedule) - task->born);
   } else if (strcmp(key, "site") == 0) {
     lua_pushstring(L, task->site);
   } else if (strcmp(key, "parent") == 0) {
@@ -435,7 +435,7 @@ int luaopen_sbx_core_task(lua_State *L) {
   lua_setfield(L, -2, "__newindex");
   lua_pushcfunction(L, f_task_tostring);
   lua_setfield(L, -2, "__tostring");
-  lua_pop(L, 1);
+  lua_setfield(L, -2, "task_metatable");
   luaL_getmetatable(L, SCOPE_TYPE);
   lua_setfield(L, -2, "scope_metatable");
   return 1;

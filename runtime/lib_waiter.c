@@ -60,14 +60,12 @@ static int end_waiter(lua_State *L, int status, lua_KContext context) {
 static int f_waiter_wait(lua_State *L) {
   Waiter *waiter = luaL_checkudata(L, 1, WAITER_TYPE);
   if (waiter->wait) return luaL_error(L, "another task waits on this waiter");
+  // What has arrived is delivered, also to a task that is cancelled.
+  if (waiter->woken) return push_values(L);
   // The user value keeps the text alive, and this stack the user value.
   lua_getiuservalue(L, 1, WAITER_WHAT);
   const char *what = lua_tostring(L, -1);
   WaiterWait *op = wait_new(L, sizeof(*op), close_waiter, what);
-  if (waiter->woken) {
-    wait_drop(L, &op->wait);
-    return push_values(L);
-  }
   op->waiter = waiter;
   waiter->wait = &op->wait;
   return wait_yield(L, &op->wait, end_waiter);

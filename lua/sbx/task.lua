@@ -2,8 +2,13 @@
 -- when all of its tasks have ended.
 
 local check = require("sbx.check")
+local combine = require("sbx.task.combine")
 local core = require("sbx.core.task")
+local deadline = require("sbx.task.deadline")
+local locals = require("sbx.task.locals")
+local map = require("sbx.task.map")
 local scopes = require("sbx.task.scope")
+local select_case = require("sbx.task.select")
 local time = require("sbx.core.time")
 local waiters = require("sbx.core.waiter")
 
@@ -133,136 +138,36 @@ task.current = core.current
 ---@return number
 task.now = time.now
 
-local function finish_timeout(scope, seconds, ok, ...)
-  local outcome, err = scopes.close(scope, ok, (...))
-  if outcome == "failed" then error(err, 0) end
-  if outcome == "timeout" then error(scopes.timeout_error(seconds), 0) end
-  return ...
-end
+task.timeout = deadline.timeout
+task.move_on = deadline.move_on
+task.shield = deadline.shield
 
----Runs `fn(...)` and returns its results; raises a `timeout` error when it has
----not ended after `seconds` in all. What it spawned is cancelled and awaited.
+-- -------------------------------------------------------------- many at once
+
+task.gather = combine.gather
+task.settle = combine.settle
+task.race = combine.race
+task.any = combine.any
+task.map = map.map
+task.imap = map.imap
+
+---Waits for the first of several things to happen, and does only that. A case is
+---a channel (to receive), `channel:sending(value)`, a task (its end), an event or
+---a latch, `semaphore:acquiring(n)`, or a number of seconds. When several are
+---possible the first in the list is taken. Returns the number of the case, then
+---what it gave: `open, value` of a channel, `ok, ...` of a task, the permit.
 ---@async
----@param seconds number
----@param fn async fun(...): ...
----@return ...
-function task.timeout(seconds, fn, ...)
-  check.number(seconds, "timeout", 0, 1e9)
-  check.fn(fn, "timeout")
-  local scope = core.open(false, false, seconds)
-  return finish_timeout(scope, seconds, xpcall(fn, scopes.keep_traceback, ...))
-end
-
-local function finish_move_on(scope, ok, ...)
-  local outcome, err = scopes.close(scope, ok, (...))
-  if outcome == "failed" then error(err, 0) end
-  if outcome == "timeout" then return false end
-  return true, ...
-end
-
----Runs `fn(...)`: `true` and its results, or `false` when `seconds` passed first.
----@async
----@param seconds number
----@param fn async fun(...): ...
----@return boolean, ...
-function task.move_on(seconds, fn, ...)
-  check.number(seconds, "move_on", 0, 1e9)
-  check.fn(fn, "move_on")
-  local scope = core.open(false, false, seconds)
-  return finish_move_on(scope, xpcall(fn, scopes.keep_traceback, ...))
-end
-
----Runs `fn(...)` out of reach of cancellation from outside, for at most `max_s`
----seconds; then it raises a `timeout` error. For work that must be completed,
----such as taking ownership of what was just created.
----@async
----@param max_s number
----@param fn async fun(...): ...
----@return ...
-function task.shield(max_s, fn, ...)
-  check.number(max_s, "shield", 0, 1e9)
-  check.fn(fn, "shield")
-  local scope = core.open(true, false, max_s)
-  return finish_timeout(scope, max_s, xpcall(fn, scopes.keep_traceback, ...))
-end
-
--- --------------------------------------------------------------- combinators
-
----Runs all functions at once and returns their first results, in order. The
----first failure cancels the others and is raised.
----@async
----@param fns (async fun(): any)[]
+---@param cases any[]
+---@return integer case
 ---@return any ...
-function task.gather(fns)
-  check.table(fns, "gather")
-  local count = #fns
-  local results = {}
-  for i = 1, count do
-    check.fn(fns[i], "gather")
-  end
-  task.scope(function(scope)
-    for i = 1, count do
-      scope:spawn(function()
-        results[i] = fns[i]()
-      end)
-    end
-  end)
-  return table.unpack(results, 1, count)
-end
+task.select = select_case
 
----Calls `fn(item, index)` for each item of `list`, at most `limit` at once
----(default 32), and returns the first results in the order of the list. With
----`on_error = "collect"` failures do not stop the others: returns the results
----and a table index → error. `timeout` (s) bounds each call.
----@async
----@generic T, R
----@param list T[]
----@param fn async fun(item: T, index: integer): R
----@param options? table  `limit`, `on_error`, `timeout`
----@return R[] results, table<integer, any>? failures
-function task.map(list, fn, options)
-  check.table(list, "map")
-  check.fn(fn, "map")
-  local opts = check.options(options, { limit = 32, on_error = "cancel", timeout = check.none })
-  check.integer(opts.limit, "limit", 1)
-  if opts.timeout then check.number(opts.timeout, "timeout", 0, 1e9) end
-  local collect = opts.on_error == "collect"
-  if not collect and opts.on_error ~= "cancel" then
-    error("on_error: expected \"cancel\" or \"collect\"", 2)
-  end
+-- ------------------------------------------------------------ inherited values
 
-  local count, nextup = #list, 0
-  local results, failures = {}, {}
-  local function call(i)
-    if opts.timeout then return (task.timeout(opts.timeout, fn, list[i], i)) end
-    return (fn(list[i], i))
-  end
-  -- An item that waits for its turn costs nothing: workers take the next one.
-  local function worker()
-    while nextup < count do
-      nextup = nextup + 1
-      local i = nextup
-      if collect then
-        local ok, value = pcall(call, i)
-        if ok then
-          results[i] = value
-        else
-          task.checkpoint() -- a cancelled map is not a list of failures
-          failures[i] = value
-        end
-      else
-        results[i] = call(i)
-      end
-    end
-  end
-  task.scope(function(scope)
-    for _ = 1, math.min(opts.limit, count) do
-      scope:spawn(worker)
-    end
-  end)
-  if collect then return results, failures end
-  return results
-end
+task.with = locals.with
+task.get = locals.get
+
+-- ---------------------------------------------------------- a meeting point
 
 ---A one-shot meeting point of two tasks: `waiter:wait()` suspends until another
 ---task calls `waiter:wake(...)`, and returns what that was given. A wake before

@@ -4,8 +4,8 @@
 local check = require("sbx.check")
 local core = require("sbx.core.task")
 local errors = require("sbx.errors")
+local sync = require("sbx.sync")
 local time = require("sbx.core.time")
-local waiters = require("sbx.core.waiter")
 
 local scopes = {}
 
@@ -180,7 +180,7 @@ local limits = setmetatable({}, { __mode = "k" })
 function scopes.open(opts)
   local scope = core.open(false, opts.on_error == "collect", opts.timeout)
   if opts.name then names[scope] = opts.name end
-  if opts.limit then limits[scope] = { free = opts.limit, queue = {}, first = 1, last = 0 } end
+  if opts.limit then limits[scope] = sync.semaphore(opts.limit, "limit of its scope") end
   return scope
 end
 
@@ -190,36 +190,9 @@ end
 
 -- ------------------------------------------------------------------ spawning
 
-local function release(limit)
-  while limit.first <= limit.last do
-    local waiter = limit.queue[limit.first]
-    limit.queue[limit.first] = nil
-    limit.first = limit.first + 1
-    if waiter:wake() then return end -- the place goes over to that task
-  end
-  limit.free = limit.free + 1
-end
-
-local place = {}
-place.__index = place
-function place:__close()
-  release(self.limit)
-end
-
-local function take_place(limit)
-  if limit.free > 0 then
-    limit.free = limit.free - 1
-  else
-    local waiter = waiters.new("a place in its scope")
-    limit.last = limit.last + 1
-    limit.queue[limit.last] = waiter
-    waiter:wait()
-  end
-  return setmetatable({ limit = limit }, place)
-end
-
 local function run_limited(limit, fn, ...)
-  local _ <close> = take_place(limit)
+  -- A task that need not wait for its place begins, also when it is cancelled.
+  local _ <close> = limit:try_acquire() or limit:acquire()
   return fn(...)
 end
 

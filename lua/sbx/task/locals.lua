@@ -1,0 +1,47 @@
+-- Values that a task hands down to all that it spawns.
+
+local check = require("sbx.check")
+local core = require("sbx.core.task")
+
+local locals = {}
+
+local Restore = {}
+
+function Restore:__close()
+  core.locals(self.before)
+end
+
+---Runs `fn(...)` and returns its results. In it, and in all tasks spawned there,
+---`get(name)` has the values given here, beside those from further out.
+---@async
+---@param values table<any, any>
+---@param fn async fun(...): ...
+---@return any ...
+function locals.with(values, fn, ...)
+  check.table(values, "with")
+  check.fn(fn, "with")
+  local before = core.locals()
+  -- A new table: tasks that were spawned before keep theirs as it is.
+  local merged = {}
+  for name, value in pairs(before or {}) do
+    merged[name] = value
+  end
+  for name, value in pairs(values) do
+    merged[name] = value
+  end
+  local _ <close> = setmetatable({ before = before }, Restore)
+  core.locals(merged)
+  return fn(...)
+end
+
+---The value that the nearest `with` around this, or around what spawned this
+---task, has given the name; nil when none has.
+---@param name any
+---@return any
+function locals.get(name)
+  local values = core.locals()
+  if values then return values[name] end
+  return nil
+end
+
+return locals
