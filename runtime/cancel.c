@@ -87,10 +87,10 @@ static bool grant_cleanup(Task *task) {
   if (task->cleanup_spent) return false;
   Reactor *reactor = task->reactor;
   if (!timer_armed(&task->cleanup))
-    return timer_start(&reactor->timers, &task->cleanup,
+    return timer_start(&reactor->schedule, &task->cleanup,
                        reactor->cleanup_seconds) == 0;
   // The timer cannot fire while the finalizer computes and never waits.
-  return uv_hrtime() < task->cleanup.at;
+  return timer_now(&reactor->schedule) < task->cleanup.at;
 }
 
 bool task_finalizes(const Task *task) {
@@ -174,7 +174,7 @@ void task_count_refusal(lua_State *L, Task *task) {
 }
 
 void task_forget_cleanup(Task *task) {
-  timer_stop(&task->reactor->timers, &task->cleanup);
+  timer_stop(&task->reactor->schedule, &task->cleanup);
   for (Task **at = &task->reactor->overdue; *at; at = &(*at)->next_overdue) {
     if (*at != task) continue;
     *at = task->next_overdue;

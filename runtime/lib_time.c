@@ -18,7 +18,7 @@ typedef struct Sleep {
 
 static void close_sleep(Wait *wait) {
   Sleep *sleep = (Sleep *)wait;
-  timer_stop(&wait->task->reactor->timers, &sleep->timer);
+  timer_stop(&wait->task->reactor->schedule, &sleep->timer);
   wait_done(wait);
 }
 
@@ -38,7 +38,7 @@ static int f_sleep(lua_State *L) {
   double seconds = check_seconds(L, 1);
   Sleep *sleep = wait_new(L, sizeof(*sleep), close_sleep, "sleep");
   sleep->timer.on_fire = on_timeout;
-  int status = timer_start(&reactor_of(L)->timers, &sleep->timer, seconds);
+  int status = timer_start(&reactor_of(L)->schedule, &sleep->timer, seconds);
   if (status != 0) {
     wait_drop(L, &sleep->wait);
     return raise_error(L, status, "sleep");
@@ -48,25 +48,19 @@ static int f_sleep(lua_State *L) {
 
 // now() -> seconds on a clock that never goes back; only differences mean much
 static int f_now(lua_State *L) {
-  lua_pushnumber(L, reactor_now());
+  lua_pushnumber(L, timer_seconds(&reactor_of(L)->schedule));
   return 1;
-}
-
-static double wall_clock(void) {
-  struct timespec now;
-  (void)clock_gettime(CLOCK_REALTIME, &now);
-  return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
 // wall() -> seconds since 1970
 static int f_wall(lua_State *L) {
-  lua_pushnumber(L, wall_clock());
+  lua_pushnumber(L, timer_wall(&reactor_of(L)->schedule));
   return 1;
 }
 
 // iso([seconds]) -> "2026-01-31T12:00:00.250Z"; whole seconds have no fraction
 static int f_iso(lua_State *L) {
-  double seconds = luaL_optnumber(L, 1, wall_clock());
+  double seconds = luaL_optnumber(L, 1, timer_wall(&reactor_of(L)->schedule));
   luaL_argcheck(L, fabs(seconds) < 1e11, 1, "out of range");
   double whole = floor(seconds);
   int milliseconds = (int)((seconds - whole) * 1000);

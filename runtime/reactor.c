@@ -9,11 +9,9 @@ int reactor_open(Reactor *reactor, lua_State *L) {
   memset(reactor, 0, sizeof(*reactor));
   int status = uv_loop_init(&reactor->loop);
   if (status != 0) return status;
-  status = timer_heap_open(&reactor->timers, &reactor->loop);
-  if (status != 0) {
-    (void)uv_loop_close(&reactor->loop);
-    return status;
-  }
+  // Neither fails: a uv_timer takes nothing from the system.
+  timer_heap_open(&reactor->timers, &reactor->loop);
+  timer_heap_open(&reactor->schedule, &reactor->loop);
   reactor->main = L;
   reactor->cleanup_seconds = 10;
   // New threads copy the main thread's extra space.
@@ -28,6 +26,7 @@ static void close_leftover(uv_handle_t *handle, void *unused) {
 
 void reactor_close(Reactor *reactor) {
   timer_heap_close(&reactor->timers);
+  timer_heap_close(&reactor->schedule);
   (void)uv_run(&reactor->loop, UV_RUN_NOWAIT);
   // Whoever still owns a handle has lost its Lua side; its memory is let go,
   // which at this point the end of the process does anyway.
@@ -35,6 +34,7 @@ void reactor_close(Reactor *reactor) {
   (void)uv_run(&reactor->loop, UV_RUN_DEFAULT);
   (void)uv_loop_close(&reactor->loop);
   timer_heap_free(&reactor->timers);
+  timer_heap_free(&reactor->schedule);
 }
 
 double reactor_now(void) {

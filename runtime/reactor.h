@@ -19,12 +19,14 @@ struct TransferPool;
 
 typedef struct Reactor {
   uv_loop_t loop;
-  TimerHeap timers;
+  TimerHeap timers;           // of transfers: always on the real clock
+  TimerHeap schedule;         // of tasks: sleeps, deadlines, cleanup budgets
   lua_State *main;            // the state's main thread; runs no user code
   struct TransferPool *http;  // made by the first transfer, else NULL
 
   // tasks: see task.c
-  struct Task *ready_first, *ready_last;
+  struct Task *ready_first, *ready_last;  // see ready.c
+  uint64_t shuffle;               // state of their random order; 0 for none
   struct Task *current;           // the running task, else NULL
   struct Task *live_first;        // every task that has not ended, newest first
   struct Scope *root;             // what SIGINT and SIGTERM cancel, else NULL
@@ -53,7 +55,7 @@ static inline Reactor *reactor_of(lua_State *L) {
   return *(Reactor **)lua_getextraspace(L);
 }
 
-// Seconds on the monotonic clock.
+// Seconds on the real monotonic clock. Tasks have timer_seconds instead.
 double reactor_now(void);
 
 #endif

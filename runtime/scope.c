@@ -45,7 +45,7 @@ void scope_unlink(lua_State *L, Scope *scope) {
   if (!scope->linked) return;
   assert(!scope->first_child && scope->children == 0);
   Reactor *reactor = scope->owner->reactor;
-  timer_stop(&reactor->timers, &scope->deadline);
+  timer_stop(&reactor->schedule, &scope->deadline);
   forget_expired(reactor, scope);
   if (reactor->root == scope) reactor->root = NULL;
   if (scope->previous)
@@ -67,7 +67,8 @@ void scope_leave(lua_State *L, Scope *scope) {
 }
 
 void scope_set_deadline(Scope *scope, double seconds) {
-  (void)timer_start(&scope->owner->reactor->timers, &scope->deadline, seconds);
+  (void)timer_start(&scope->owner->reactor->schedule, &scope->deadline,
+                    seconds);
 }
 
 // The scope after `scope` in the subtree of `top`, in pre-order; its own
@@ -105,7 +106,7 @@ void scope_cancel(lua_State *L, Scope *scope) {
     return;
   }
   scope->cancelled = true;
-  timer_stop(&scope->owner->reactor->timers, &scope->deadline);
+  timer_stop(&scope->owner->reactor->schedule, &scope->deadline);
   if (lua_isnil(L, -1))
     lua_pop(L, 1);
   else

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "luax.h"
+#include "ready.h"
 
 // A loop turn runs at most this much before the loop is polled again.
 enum { TURN_TASKS = 256 };
@@ -16,16 +17,6 @@ static const uint64_t TURN_NANOSECONDS = 5000000;
 
 Task *task_current(lua_State *L) {
   return reactor_of(L)->current;
-}
-
-void task_ready(Task *task) {
-  Reactor *reactor = task->reactor;
-  task->next = NULL;
-  if (reactor->ready_last)
-    reactor->ready_last->next = task;
-  else
-    reactor->ready_first = task;
-  reactor->ready_last = task;
 }
 
 // ---- the end of a task
@@ -237,7 +228,7 @@ Task *task_spawn(lua_State *L, Scope *parent, int arguments, bool protect,
   task->co = co;
   task->scope = &task->own;
   task_prepare_cleanup(task);
-  task->born = reactor_now();
+  task->born = timer_seconds(&reactor->schedule);
   task->arguments = arguments + 1;
   task->protect = protect;
   task->daemon = daemon;
@@ -314,12 +305,20 @@ static void resume_task(lua_State *L, Reactor *reactor, Task *task) {
 static void run_turn(lua_State *L, Reactor *reactor) {
   uint64_t end = uv_hrtime() + TURN_NANOSECONDS;
   for (int i = 0; i < TURN_TASKS && reactor->ready_first; i++) {
-    Task *task = reactor->ready_first;
-    reactor->ready_first = task->next;
-    if (!reactor->ready_first) reactor->ready_last = NULL;
-    resume_task(L, reactor, task);
+    resume_task(L, reactor, take_ready(reactor));
     if (uv_hrtime() > end) break;
   }
+}
+
+// With nothing ready: moves a virtual clock on. False where it does not,
+// because it is real, or something real is in progress and must be waited for.
+static bool move_clock(Reactor *reactor, bool idle) {
+  TimerHeap *schedule = &reactor->schedule;
+  if (!idle) {
+    if (schedule->advances == 0) return false;
+    if (timer_heap_wait_briefly(schedule)) return true;
+  }
+  return timer_heap_jump(schedule);
 }
 
 bool task_loop(lua_State *L, Task *task) {
@@ -333,7 +332,9 @@ bool task_loop(lua_State *L, Task *task) {
       (void)uv_run(&reactor->loop, UV_RUN_NOWAIT);
       continue;
     }
-    if (!uv_loop_alive(&reactor->loop)) {
+    bool idle = !uv_loop_alive(&reactor->loop);
+    if (move_clock(reactor, idle)) continue;
+    if (idle) {
       Scope *root = reactor->root;
       if (!root || root->cancelled) return false;
       if (reactor->on_deadlock)
@@ -343,7 +344,7 @@ bool task_loop(lua_State *L, Task *task) {
       scope_cancel(L, root);
       continue;
     }
-    (void)uv_run(&reactor->loop, UV_RUN_ONCE);
+    timer_heap_wait(&reactor->schedule);
   }
   return true;
 }

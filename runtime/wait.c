@@ -75,7 +75,7 @@ static void check_cancelled(lua_State *L, Task *task) {
   if (!scope_reaching(task)) {
     task->cleanup_spent = false;
     task->refusals = 0;
-    timer_stop(&task->reactor->timers, &task->cleanup);
+    timer_stop(&task->reactor->schedule, &task->cleanup);
     return;
   }
   const Scope *source = task_must_end(task);
