@@ -8,6 +8,8 @@
 
 static const double MAX_SECONDS = 100.0 * 366 * 86400;
 
+static const uint64_t SECOND = 1000000000;
+
 // How long what is real may be silent before an advanced clock jumps.
 enum { MOMENT_MS = 5 };
 
@@ -180,6 +182,8 @@ void timer_heap_set_virtual(TimerHeap *heap, bool is_virtual) {
   uint64_t now = timer_now(heap);
   heap->is_virtual = is_virtual;
   if (is_virtual) {
+    // On a whole second, so that whole seconds from now on are exact in Lua.
+    now += SECOND - now % SECOND;
     heap->virtual_now = heap->virtual_from = now;
     heap->wall_from = system_wall();
     uv_timer_stop(&heap->alarm);
