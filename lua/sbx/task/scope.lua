@@ -22,12 +22,24 @@ local notes = setmetatable({}, { __mode = "k" })
 local note_count = 0
 
 local function note(err, record)
-  if err == nil or err ~= err or notes[err] then return end
+  if err == nil or err ~= err then return end
   note_count = note_count + 1
   if note_count > 1000 then
     notes, note_count = setmetatable({}, { __mode = "k" }), 0
   end
   notes[err] = record
+end
+
+-- Whether an error whose traceback this is was raised there, not passed on by a
+-- scope which had caught it.
+local function is_fresh(traceback)
+  return not traceback:find("^[^\n]*\n%s*%[C%]: in function 'error'\n%s*sbx/task[%w_/]*%.lua:")
+end
+
+-- Whether what is known of `err` holds for the error raised here. A table is one
+-- error; a text may have been raised before, elsewhere.
+local function is_noted(err, traceback)
+  return notes[err] and (type(err) == "table" or not (traceback and is_fresh(traceback)))
 end
 
 ---What is known of where `err` was raised: `traceback`, `chain`. For reports.
@@ -43,19 +55,19 @@ end
 
 ---For xpcall: remembers where an error was raised, and returns it as it is.
 function scopes.keep_traceback(err)
-  if err ~= nil and not notes[err] and not is_cancel(err) then
-    note(err, { traceback = debug.traceback("", 2):sub(2) })
-  end
+  if err == nil or is_cancel(err) or (type(err) == "table" and notes[err]) then return err end
+  local traceback = debug.traceback("", 2):sub(2)
+  if not is_noted(err, traceback) then note(err, { traceback = traceback }) end
   return err
 end
 
 -- Adds the task that `err` ended to what is known of the error: the chain of
 -- tasks that it came up through.
 local function note_child(err, child)
-  note(err, {})
+  local traceback = child:trace()
+  if not is_noted(err, traceback) then note(err, { traceback = traceback }) end
   local record = notes[err]
   if not record then return end
-  record.traceback = record.traceback or child:trace()
   record.chain = record.chain or {}
   local label = "task " .. child.id
   if child.name then label = label .. " (" .. child.name .. ")" end
