@@ -154,9 +154,9 @@ end
 
 -- ----------------------------------------------------------- what comes with it
 
-local function check_option(where, option)
-  check_keys(where, option, OPTION_KEYS)
-  where = where .. " '" .. tostring(option.name) .. "'"
+local function check_option(parent, number, option)
+  check_keys(("%s, option %d"):format(parent, number), option, OPTION_KEYS)
+  local where = ("%s, option '%s'"):format(parent, tostring(option.name))
   check_item(where, option)
   if option.short and not option.short:find("^[%w?]$") then
     refuse(where, "short: expected one letter or digit")
@@ -291,7 +291,7 @@ local check_command
 local function check_level(where, command, scope, keys)
   check_example(where, command.example)
   for i, option in ipairs(command.options or {}) do
-    check_option(("%s, option %d"):format(where, i), option)
+    check_option(where, i, option)
   end
   check_arguments(where, command.arguments or {})
   spec.extend(scope, command, where)
