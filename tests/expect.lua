@@ -29,4 +29,13 @@ function expect.misuse(text, fn, ...)
   assert(type(err) == "string" and err:find(text, 1, true), tostring(err))
 end
 
+---Expects `fn(...)` to raise anything whose text holds `text`, and returns it.
+---@async
+function expect.fails(text, fn, ...)
+  local ok, err = pcall(fn, ...)
+  assert(not ok, "did not fail, expected: " .. text)
+  assert(tostring(err):find(text, 1, true), tostring(err))
+  return err
+end
+
 return expect

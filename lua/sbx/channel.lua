@@ -14,7 +14,7 @@ local channel = {}
 ---@field closed boolean
 ---@field name? string
 ---@field private failure any       what it was closed with
----@field private items table       position → value; nil is a value
+---@field private values table      position → value; nil is a value
 ---@field private first integer     position of the oldest
 ---@field private senders sbx.task.Queue    each node has the `value` it brings
 ---@field private receivers sbx.task.Queue
@@ -34,7 +34,7 @@ function channel.new(capacity, name)
     count = 0,
     closed = false,
     name = name,
-    items = {},
+    values = {},
     first = 1,
     senders = queue.new(),
     receivers = queue.new(),
@@ -56,15 +56,15 @@ local function raise_closed(self)
 end
 
 local function put(self, value)
-  self.items[self.first + self.count] = value
+  self.values[self.first + self.count] = value
   self.count = self.count + 1
 end
 
 -- Takes the oldest value, and lets the next waiting sender in.
 local function take(self)
   local first = self.first
-  local value = self.items[first]
-  self.items[first] = nil
+  local value = self.values[first]
+  self.values[first] = nil
   self.first = first + 1
   self.count = self.count - 1
   local sender = self.senders:wake_first(true)
