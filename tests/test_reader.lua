@@ -93,3 +93,31 @@ test("reader: a source that is no function is refused", function()
   local ok, err = pcall(reader.new, "text")
   assert(not ok and err:find("source: expected a function, got a string", 1, true))
 end)
+
+test("reader.of: takes what bytes can come from", function()
+  local lines = { "one\n", "two" }
+  local file = io.tmpfile()
+  file:write("one\ntwo")
+  file:seek("set")
+  for _, source in ipairs({
+    "one\ntwo",
+    function() return table.remove(lines, 1) end,
+    { read = function(self)
+      self.done = not self.done
+      return self.done and "one\ntwo" or nil
+    end },
+    file,
+    reader.of("one\ntwo"),
+  }) do
+    local from = reader.of(source, { max_line = 3 })
+    assert(from:line() == "one" and from:line() == "two" and from:line() == nil)
+    assert(reader.of(from) == from)
+  end
+  file:close()
+  for _, source in ipairs({ 1, {}, true, require("sbx.json").null }) do
+    local ok, err = pcall(function()
+      local _ = reader.of(source)
+    end)
+    assert(not ok and err:find("test_reader.lua:%d+: source: expected a string"), err)
+  end
+end)

@@ -18,6 +18,7 @@ Reader.__index = Reader
 Reader.__name = "sbx.Reader"
 
 local MAX_LINE = 16 * 1024 * 1024
+local PIECE = 64 * 1024 -- bytes asked of what has `read`
 
 -- Every reading method begins here: what an earlier call had gathered when its
 -- source raised is put back, so that nothing is lost. Returns the new list.
@@ -194,6 +195,42 @@ function reader.new(source, options)
   return setmetatable({
     source = source, buffer = "", at = 1, ended = false, max_line = given.max_line,
   }, Reader)
+end
+
+local function can_read(source, kind)
+  if kind == "userdata" then
+    local meta = getmetatable(source)
+    return meta and meta.__index and source.read
+  end
+  return kind == "table" and source.read
+end
+
+---Makes a reader of what bytes can come from: a string, a function as for `new`,
+---or what has a method `read`, such as a file or a stream. A reader is returned
+---as it is, and keeps its own `max_line`.
+---@param source string|sbx.Reader|(async fun(): string|nil)|{ read: function }
+---@param options? { max_line?: integer }
+---@param level? integer  whose line an error names (default 1: the caller's)
+---@return sbx.Reader
+function reader.of(source, options, level)
+  local kind = type(source)
+  if kind == "table" and getmetatable(source) == Reader then return source end
+  if kind == "string" then
+    local rest = source
+    source = function()
+      local piece = rest
+      rest = nil
+      return piece
+    end
+  elseif can_read(source, kind) then
+    local from = source
+    source = function() return from:read(PIECE) end
+  end
+  if type(source) ~= "function" then
+    error("source: expected a string, a function or what has `read`, got a " .. kind,
+      (level or 1) + 1)
+  end
+  return (reader.new(source, options))
 end
 
 return reader
