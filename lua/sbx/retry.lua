@@ -63,6 +63,9 @@ check.methods(Budget, "budget")
 
 local function check_options(options, level)
   if math.type(options) == "integer" then options = { attempts = options } end
+  if options ~= nil and type(options) ~= "table" then
+    error("retry: expected a number of attempts or a table, got a " .. type(options), level + 1)
+  end
   local opts = check.options(options, defaults, level + 1)
   check.integer(opts.attempts, "attempts", 1)
   check.number(opts.pause, "pause", 0)
