@@ -6,6 +6,7 @@
 
 local channel = require("sbx.channel")
 local core = require("sbx.core.task")
+local loop = require("sbx.core.test")
 local sync = require("sbx.sync")
 local task = require("sbx.task")
 
@@ -22,7 +23,7 @@ local function new_world(seed)
   return {
     random = random_source(seed),
     budget = 120,
-    opened = 0, closed = {}, -- finalizers
+    opened = 0, closed = {}, order = {}, -- finalizers: how many, times by number, as they ran
     handles = {}, -- tasks and scopes to cancel
     mutexes = { sync.mutex("m1"), sync.mutex("m2") },
     semaphore = sync.semaphore(3, "s"),
@@ -43,6 +44,7 @@ local function tracked(world)
       if kind == 2 then task.sleep(0.0005) end
       if kind == 3 then task.yield() end
       world.closed[id] = (world.closed[id] or 0) + 1
+      world.order[#world.order + 1] = id
     end,
   })
 end
@@ -304,10 +306,20 @@ local function shared_problem(world)
   end
 end
 
--- Runs one seed. Returns what is wrong, or nil.
+-- Runs one seed, in virtual time, so that it means the same each time; every
+-- other one in an order of tasks of its own. Returns what is wrong or
+-- nil, and the order in which finalizers ran.
 local function run(seed)
   local before = core.stats()
   local world = new_world(seed)
+  loop.set_virtual(true)
+  local _ <close> = setmetatable({}, {
+    __close = function()
+      loop.shuffle(nil)
+      loop.set_virtual(false)
+    end,
+  })
+  loop.shuffle(seed % 2 == 0 and seed or nil)
   local in_time = task.move_on(5, pcall, task.move_on, world.random(100) / 10000, grow, world, 5)
   if not in_time then return "it hung\n" .. task.tree() end
   local problem = world.problem or finalizer_problem(world) or shared_problem(world)
@@ -315,14 +327,23 @@ local function run(seed)
   local after = core.stats()
   if after.tasks ~= before.tasks then return "a task is left\n" .. task.tree() end
   if after.waits ~= before.waits then return "a wait is left" end
+  return nil, table.concat(world.order, " ")
 end
 
 local only = tonumber(os.getenv("SBXLUA_SEED") or "")
-local seeds = tonumber(os.getenv("SBXLUA_SEEDS") or "") or 300
+local seeds = tonumber(os.getenv("SBXLUA_SEEDS") or "") or 10000
 
-test("cancellation: nothing is lost in random trees of scopes", { timeout = 280 }, function()
+test("cancellation: nothing is lost in random trees of scopes", { timeout = 1e6 }, function()
   for seed = only or 1, only or seeds do
     local problem = run(seed)
     assert(not problem, "seed " .. seed .. ": " .. tostring(problem))
+  end
+end)
+
+test("cancellation: a seed means the same each time", { timeout = 1e6 }, function()
+  for seed = 1, 200 do
+    local problem, order = run(seed)
+    assert(not problem and order ~= "", problem)
+    assert(select(2, run(seed)) == order, "seed " .. seed .. " went another way the second time")
   end
 end)
