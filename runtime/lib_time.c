@@ -58,23 +58,35 @@ static int f_wall(lua_State *L) {
   return 1;
 }
 
-// iso([seconds]) -> "2026-01-31T12:00:00.250Z"; whole seconds have no fraction
+// iso([seconds [, digits]]) -> "2026-01-31T12:00:00.250Z", in years 0 to 9999.
+// Without `digits`, whole seconds have no fraction and others three digits.
 static int f_iso(lua_State *L) {
   double seconds = luaL_optnumber(L, 1, timer_wall(&reactor_of(L)->schedule));
-  luaL_argcheck(L, fabs(seconds) < 1e11, 1, "out of range");
-  double whole = floor(seconds);
-  int milliseconds = (int)((seconds - whole) * 1000);
+  lua_Integer digits = luaL_optinteger(L, 2, 3);
+  luaL_argcheck(L, seconds >= -62167219200.0 && seconds < 253402300799.0, 1,
+                "out of range");
+  luaL_argcheck(L, digits >= 0 && digits <= 9, 2, "expected 0 to 9 digits");
+  double whole = floor(seconds), scale = pow(10, (double)digits);
+  double fraction = round((seconds - whole) * scale);
+  if (fraction >= scale) {
+    whole += 1;
+    fraction = 0;
+  }
+  bool shown = lua_isnoneornil(L, 2) ? fraction > 0 : digits > 0;
   time_t clock = (time_t)whole;
   struct tm parts;
-  char text[40];
   if (!gmtime_r(&clock, &parts)) return luaL_argerror(L, 1, "out of range");
-  size_t length = strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &parts);
-  if (milliseconds > 0)
-    length += (size_t)snprintf(text + length, sizeof(text) - length, ".%03d",
-                               milliseconds);
-  lua_pushlstring(L, text, length);
+  char text[80];  // what the compiler thinks that the numbers may need
+  int length = snprintf(text, sizeof(text), "%04d-%02d-%02dT%02d:%02d:%02d",
+                        parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday,
+                        parts.tm_hour, parts.tm_min, parts.tm_sec);
+  lua_pushlstring(L, text, (size_t)length);
+  if (shown) {
+    length = snprintf(text, sizeof(text), ".%0*.0f", (int)digits, fraction);
+    lua_pushlstring(L, text, (size_t)length);
+  }
   lua_pushliteral(L, "Z");
-  lua_concat(L, 2);
+  lua_concat(L, shown ? 3 : 2);
   return 1;
 }
 

@@ -1,3 +1,7 @@
+local clock = require("sbx.time")
+local expect = dofile("tests/expect.lua")
+local json = require("sbx.json")
+local process = require("sbx.process")
 local task = require("sbx.task")
 local time = require("sbx.core.time")
 
@@ -83,4 +87,176 @@ test("time: iso refuses what is no time", function()
     fails("out of range", time.iso, value)
   end
   fails("number expected", time.iso, "now")
+end)
+
+-- -------------------------------------------------------------------- sbx.time
+
+test("time: iso rounds to the digits asked for", function()
+  assert(clock.iso(0) == "1970-01-01T00:00:00Z" and clock.iso(1.5) == "1970-01-01T00:00:01.500Z")
+  assert(clock.iso(1.26, { digits = 1 }) == "1970-01-01T00:00:01.3Z")
+  assert(clock.iso(1.26, { digits = 0 }) == "1970-01-01T00:00:01Z")
+  assert(clock.iso(1, { digits = 6 }) == "1970-01-01T00:00:01.000000Z")
+  assert(clock.iso(59.9999, { digits = 3 }) == "1970-01-01T00:01:00.000Z")
+  assert(clock.iso(59.9999) == "1970-01-01T00:01:00Z")
+  assert(clock.iso(-62167219200) == "0000-01-01T00:00:00Z")
+  assert(clock.iso(253402300798) == "9999-12-31T23:59:58Z")
+  assert(#clock.iso() >= 20 and #clock.iso(nil, { digits = 9 }) == 30)
+  expect.misuse("digits: expected", clock.iso, 0, { digits = 10 })
+  expect.misuse("unknown option", clock.iso, 0, { digit = 1 })
+  expect.misuse("seconds: expected", clock.iso, 1e15)
+  expect.misuse("seconds: expected", clock.iso, "0")
+end)
+
+test("time: parse_iso takes RFC 3339 and nothing else", function()
+  for text, seconds in pairs({
+    ["1970-01-01T00:00:00Z"] = 0, ["1970-01-01t00:00:00z"] = 0, ["1970-01-01T00:00:00-00:00"] = 0,
+    ["2001-09-09T01:46:40Z"] = 1000000000, ["2001-09-09T03:46:40.25+02:00"] = 1000000000.25,
+    ["2001-09-08T22:16:40-03:30"] = 1000000000, ["2000-02-29T00:00:00Z"] = 951782400,
+    ["1969-12-31T23:59:59.5Z"] = -0.5, ["0000-01-01T00:00:00Z"] = -62167219200,
+    ["9999-12-31T23:59:59Z"] = 253402300799, ["2016-12-31T23:59:60Z"] = 1483228800,
+    ["2017-01-01T00:59:60+01:00"] = 1483228800,
+  }) do
+    assert(clock.parse_iso(text) == seconds, text)
+    assert(math.type(clock.parse_iso(text)) == math.type(seconds), text)
+  end
+  for text, problem in pairs({
+    [""] = "form", ["2001-09-09"] = "form", ["2001-09-09 01:46:40Z"] = "form",
+    ["2001-9-9T01:46:40Z"] = "form", ["2001-09-09T01:46Z"] = "form", [("1"):rep(1000)] = "form",
+    ["2001-09-09T01:46:40"] = "offset", ["2001-09-09T01:46:40.Z"] = "offset",
+    ["2001-09-09T01:46:40+0100"] = "offset", ["2001-09-09T01:46:40+24:00"] = "offset",
+    ["2001-09-09T01:46:40+01:60"] = "offset", ["2001-09-09T01:46:40Zx"] = "offset",
+    ["2001-00-09T01:46:40Z"] = "month", ["2001-13-09T01:46:40Z"] = "month",
+    ["2001-02-29T01:46:40Z"] = "day", ["1900-02-29T00:00:00Z"] = "day",
+    ["2001-04-31T00:00:00Z"] = "day", ["2001-01-00T00:00:00Z"] = "day",
+    ["2001-01-01T24:00:00Z"] = "time of day", ["2001-01-01T23:60:00Z"] = "time of day",
+    ["2001-01-01T12:00:60Z"] = "time of day", ["2001-01-01T23:59:61Z"] = "time of day",
+    ["2001-01-01T23:59:60+01:00"] = "time of day",
+  }) do
+    local err = expect.failure(clock.parse_iso, text)
+    assert(err.kind == "syntax" and err.message:find(problem, 1, true), err.message)
+  end
+  expect.misuse("text: expected a string", clock.parse_iso, 12)
+end)
+
+test("time: random points in time mean the same to Python", function()
+  math.randomseed(6, 6)
+  local work = {}
+  for i = 1, 2000 do
+    -- Python begins with the year 1 and ends in 9999.
+    local seconds = math.random(-62135596800 + 86400, 253402300799 - 86400)
+    local offset = math.random(-1439, 1439)
+    work[i] = { seconds = seconds, offset = offset }
+  end
+  local found, result = pcall(process.run, { "python3", "-c", [==[
+import datetime, json, sys
+utc = datetime.timezone.utc
+start = datetime.datetime(1970, 1, 1, tzinfo=utc)
+texts = []
+for one in json.load(sys.stdin):
+    at = start + datetime.timedelta(seconds=one["seconds"])
+    zone = datetime.timezone(datetime.timedelta(minutes=one["offset"]))
+    texts.append([at.isoformat(), at.astimezone(zone).isoformat()])
+json.dump(texts, sys.stdout)
+]==] }, { input = json.encode(work), check = true })
+  if not found and result.code == "ENOENT" then skip("python3 is missing") end
+  assert(found, tostring(result))
+  for i, texts in ipairs(json.decode(result.stdout)) do
+    local seconds = work[i].seconds
+    assert(clock.parse_iso(texts[1]) == seconds and clock.parse_iso(texts[2]) == seconds, texts[2])
+    assert(clock.iso(seconds) == texts[1]:gsub("%+00:00$", "Z"), texts[1])
+  end
+end)
+
+test("time: a time with its milliseconds survives the way through text", function()
+  math.randomseed(9, 1)
+  for _ = 1, 2000 do
+    local seconds = math.random(0, 4000000000000) / 1000
+    assert(clock.parse_iso(clock.iso(seconds)) == seconds, clock.iso(seconds))
+  end
+end)
+
+test("time: duration reads lengths of time", function()
+  for text, seconds in pairs({
+    ["250ms"] = 0.25, ["30s"] = 30, ["10m"] = 600, ["2h"] = 7200, ["1d"] = 86400, ["1w"] = 604800,
+    ["1h30m"] = 5400, ["1.5h"] = 5400, ["1d 2h"] = 93600, ["500us"] = 0.0005, ["0s"] = 0,
+    ["90"] = 90, ["1.5"] = 1.5, ["3m2s500ms"] = 182.5, ["100ms"] = 0.1, ["36h"] = 129600,
+  }) do
+    assert(clock.duration(text) == seconds, text)
+  end
+  assert(clock.duration(2.5) == 2.5 and clock.duration(0) == 0)
+end)
+
+test("time: duration says what is wrong", function()
+  for text, problem in pairs({
+    [""] = "nothing", [" "] = "nothing", ["s"] = "no number", ["10x"] = 'unknown unit "x"',
+    ["1h30"] = "no unit after 30", ["-5s"] = "sign", ["+5s"] = "sign", ["5 s"] = "no unit after 5",
+    ["30m1h"] = "largest to the smallest", ["1h1h"] = "largest to the smallest",
+    ["1.2.3s"] = "no number", ["1e3s"] = 'unknown unit "e"', ["0x1s"] = 'unknown unit "x"',
+    ["10M"] = 'unknown unit "M"', ["inf"] = "no number", ["nan"] = "no number",
+    ["99999999w"] = "too long", ["1,5h"] = "no number", [" 5s"] = "no number",
+  }) do
+    local err = expect.failure(clock.duration, text)
+    assert(err.kind == "syntax" and err.message:find(problem, 1, true), err.message)
+    assert(err.message:find(("%q"):format(text), 1, true), err.message)
+  end
+  assert(#expect.failure(clock.duration, ("x"):rep(10000)).message < 300)
+  for _, value in ipairs({ -1, 0 / 0, math.huge, 1e12 }) do
+    expect.misuse("duration: expected a number", clock.duration, value)
+  end
+  expect.misuse("duration: expected a string", clock.duration, {})
+  expect.misuse("duration: expected a string", clock.duration, nil)
+end)
+
+test("time: format_duration writes two units at most", function()
+  for text, seconds in pairs({
+    ["0s"] = 0, ["250ms"] = 0.25, ["1s"] = 0.9999, ["1.5s"] = 1.5, ["12.3s"] = 12.34,
+    ["59.9s"] = 59.94, ["1m"] = 59.96, ["2m5s"] = 125.2, ["1h"] = 3599.7, ["1h30m"] = 5400,
+    ["1d"] = 86399, ["3d4h"] = 273600, ["1us"] = 1e-6, ["1ms"] = 0.0009999, ["2.5us"] = 2.5e-6,
+    ["-1m"] = -60, ["100d"] = 8640000,
+  }) do
+    assert(clock.format_duration(seconds) == text, clock.format_duration(seconds))
+  end
+  expect.misuse("seconds: expected a number", clock.format_duration, 0 / 0)
+  expect.misuse("seconds: expected a number", clock.format_duration, math.huge)
+end)
+
+test("time: what format_duration writes, duration reads", function()
+  math.randomseed(2, 9)
+  for _ = 1, 5000 do
+    local seconds = 10 ^ (math.random() * 14 - 5)
+    local again = clock.duration(clock.format_duration(seconds))
+    assert(math.abs(again - seconds) <= 0.03 * seconds + 1e-6, clock.format_duration(seconds))
+  end
+end)
+
+test("time: after is one point in time for many waits", function()
+  local after = clock.after(0.03)
+  assert(not after:passed() and after:left() > 0 and after:left() <= 0.03)
+  assert(task.move_on(0.001, after.wait, after) == false)
+  after:wait()
+  assert(after:passed() and after:left() == 0)
+  after:wait()
+  expect.misuse("seconds: expected", clock.after, -1)
+end)
+
+test("time: every counts by the clock and drops what it was late for", function()
+  local start, seen = clock.now(), {}
+  for tick in clock.every(0.02) do
+    seen[#seen + 1] = tick
+    assert(clock.now() - start >= tick * 0.02 - 1e-6)
+    if tick == 1 then clock.sleep(0.09) end -- past the ticks 2 to 5 at least
+    if #seen == 4 then break end
+  end
+  -- The last missed one comes at once, those before it do not.
+  assert(seen[1] == 1 and seen[2] >= 5 and seen[3] > seen[2] and seen[4] > seen[3])
+end)
+
+test("time: every can be cancelled, and goes on with the same tick", function()
+  local next_tick = clock.every(0.05)
+  assert(task.move_on(0.001, next_tick) == false)
+  assert(next_tick() == 1)
+  assert(select("#", clock.every(1)) == 1)
+  for _, value in ipairs({ 0, -1, 0 / 0, 1e10 }) do
+    expect.misuse("seconds: expected", clock.every, value)
+  end
 end)

@@ -17,9 +17,11 @@ function time.now() end
 ---@return number
 function time.wall() end
 
----RFC 3339 in UTC: "2026-01-31T12:00:00.250Z"; whole seconds have no fraction.
----@param seconds? number  since 1970 (default: now)
+---RFC 3339 in UTC: "2026-01-31T12:00:00.250Z". Without `digits`, whole seconds have
+---no fraction and others three digits.
+---@param seconds? number  since 1970 (default: now); years 0 to 9999
+---@param digits? integer  0 to 9
 ---@return string
-function time.iso(seconds) end
+function time.iso(seconds, digits) end
 
 return time
