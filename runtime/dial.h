@@ -27,6 +27,7 @@ typedef struct Dial {
   bool read_claimed;               // from the start of a read to its end
   bool write_claimed;              // the same for a write
   bool broken;  // a write was not finished: its peer saw a part of it
+  void *owner;  // who has taken it over, and set transfer.on_ready
 } Dial;
 
 // What a task waits for on a dial. `dial` is valid until `close` was called.
