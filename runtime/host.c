@@ -4,6 +4,7 @@
 #include "host.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <lauxlib.h>
 #include <lualib.h>
 #include <signal.h>
@@ -18,6 +19,13 @@
 #include "luax.h"
 #include "task.h"
 #include "transfer.h"
+
+// Where our parent closed one of these, the loop's own descriptors would take
+// its number, and what is printed would go into them.
+static void fill_standard_descriptors(void) {
+  for (int fd = 0; fd <= STDERR_FILENO; fd++)
+    if (fcntl(fd, F_GETFD) < 0) (void)!open("/dev/null", O_RDWR);
+}
 
 // Descriptors that our own parent left open are no business of our children.
 static void seal_descriptors(void) {
@@ -203,6 +211,7 @@ static int run_state(Host *host, lua_State *L) {
 }
 
 int host_run(int argc, char **argv) {
+  fill_standard_descriptors();
   seal_descriptors();
   raise_descriptor_limit();
   (void)signal(SIGPIPE, SIG_IGN);
