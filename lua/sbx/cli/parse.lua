@@ -48,7 +48,7 @@ local function store(state, option, word, label)
   local key = spec.key(option.name)
   local value, problem, name = values.convert(option, word)
   if value == nil then fail(state, label, ": ", problem) end
-  if option.secret and log.redact then log.redact(word) end
+  if option.secret then log.redact(word) end
   if option.type == "list" or option.type == "map" then
     if not state.given[option] then state.values[key] = {} end
     local list = state.values[key]

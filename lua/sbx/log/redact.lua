@@ -1,0 +1,136 @@
+-- What a log never shows: strings that were registered, values whose names
+-- sound secret, and what has the shape of a key.
+
+local redact = {}
+
+redact.HIDDEN = "***"
+
+local SHORTEST = 4 -- bytes: hiding every "1" would garble the text and hide nothing
+
+-- ----------------------------------------------------------------------- names
+
+local WORDS = {
+  "token", "secret", "password", "passwd", "passphrase", "authorization", "cookie", "apikey",
+  "credential", "private_key",
+}
+
+---Whether what is called `name` should not be seen: "api_key", "Set-Cookie".
+---@param name string
+---@return boolean
+function redact.is_secret_name(name)
+  local lower = name:gsub("(%l)(%u)", "%1_%2"):lower():gsub("-", "_")
+  for _, word in ipairs(WORDS) do
+    if lower:find(word, 1, true) then return true end
+  end
+  return lower == "key" or lower:find("_key$") ~= nil
+end
+
+-- ------------------------------------------------------------------ registered
+
+local registered = {} -- the longest first: one may be part of another
+local known = {}
+local longest = 0
+
+---From now on `value` is replaced wherever it occurs in a text. Shorter than four
+---bytes it is not: it would be found everywhere.
+---@param value string
+function redact.add(value)
+  if #value < SHORTEST or known[value] then return end
+  known[value] = true
+  longest = math.max(longest, #value)
+  local place = 1
+  while registered[place] and #registered[place] > #value do
+    place = place + 1
+  end
+  table.insert(registered, place, value)
+end
+
+local function without(text, value)
+  local at, last = text:find(value, 1, true)
+  if not at then return text end
+  local parts, from = {}, 1
+  while at do
+    parts[#parts + 1] = text:sub(from, at - 1)
+    from = last + 1
+    at, last = text:find(value, from, true)
+  end
+  parts[#parts + 1] = text:sub(from)
+  return table.concat(parts, redact.HIDDEN)
+end
+
+-- ---------------------------------------------------------------------- shapes
+
+-- Keys that say what they are. Long hexadecimal numbers do not: most are the
+-- digests and names of things. No pattern starts with a repetition, which would
+-- be tried from each of its letters again.
+local SHAPES = {
+  { "([Bb]earer%s+)[%w%-._~+/=]+", "%1***" },
+  { "([Bb]asic%s+)[%w+/]+=+", "%1***" },
+  { "([Aa]uthorization:%s*)[^\r\n]+", "%1***" },
+  { "([Cc]ookie:%s*)[^\r\n]+", "%1***" },
+  { "(://)[^/%s@]+@", "%1***@" },
+  { "%f[%w]sk%-[%w_-]+", function(key) return #key >= 20 and "sk-***" or nil end },
+  { "%f[%w]gh[pousr]_%w+", function(key) return #key >= 20 and key:sub(1, 4) .. "***" or nil end },
+  { "%f[%w]xox[abprs]%-[%w-]+", function(key) return key:sub(1, 5) .. "***" end },
+  { "%f[%w]AKIA[%u%d]+", function(key) return #key == 20 and "AKIA***" or nil end },
+  { "%f[%w]eyJ[%w_-]+%.[%w_-]+%.?[%w_-]*", "eyJ***" },
+  { "(%-%-%-%-%-BEGIN [%u ]*PRIVATE KEY%-%-%-%-%-).-%-%-%-%-%-END", "%1***-----END" },
+  { "(%-%-%-%-%-BEGIN [%u ]*PRIVATE KEY%-%-%-%-%-)[^*].*", "%1***" },
+}
+
+-- Assignments in text that somebody else put together: api_key=abc, "token":"abc".
+local ASSIGNMENTS = {
+  '%f[%w_-]([%w_-]+)(\\?["\']?%s?[=:]%s?\\?")([^"\\\n]+)',
+  "%f[%w_-]([%w_-]+)([\"']?%s?[=:]%s?')([^'\\\n]+)",
+  "%f[%w_-]([%w_-]+)([\"']?%s?[=:]%s?)([^%s\"'&,;)}%]]+)",
+}
+
+-- A number is hidden too, unless it counts tokens.
+local function is_count(name, value)
+  return name:lower():find("token", 1, true) ~= nil and #value <= 9 and not value:find("%D")
+end
+
+local function hide_assigned(name, between, value)
+  if not redact.is_secret_name(name) or is_count(name, value) then return nil end
+  if value:sub(1, 3) == redact.HIDDEN then return nil end
+  -- "unexpected token: x" is a sentence, "token": "x" is not.
+  local lower = name:lower()
+  local loose = between:find("^[%s:]") and between ~= "="
+  if loose and (lower == "key" or lower == "token") then return nil end
+  return name .. between .. redact.HIDDEN
+end
+
+---Whether the value of a field is not to be seen.
+---@param name string
+---@param value any
+---@return boolean
+function redact.hides(name, value)
+  if type(value) == "boolean" or not redact.is_secret_name(name) then return false end
+  return not (type(value) == "number" and is_count(name, tostring(value)))
+end
+
+---`text` without secrets.
+---@param text string
+---@return string
+function redact.text(text)
+  for _, value in ipairs(registered) do
+    text = without(text, value)
+  end
+  for _, shape in ipairs(SHAPES) do
+    text = text:gsub(shape[1], shape[2])
+  end
+  for _, pattern in ipairs(ASSIGNMENTS) do
+    text = text:gsub(pattern, hide_assigned)
+  end
+  return text
+end
+
+---How much of a text must be looked at, so that no secret that begins within
+---the first `most` bytes escapes by being cut in two.
+---@param most integer
+---@return integer
+function redact.horizon(most)
+  return most + math.max(longest, 200)
+end
+
+return redact
