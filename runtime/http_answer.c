@@ -115,7 +115,7 @@ static void set_number(lua_State *L, const char *name, double value) {
   lua_setfield(L, -2, name);
 }
 
-static void push_timing(lua_State *L, const Timing *timing) {
+void push_timing(lua_State *L, const Timing *timing) {
   lua_createtable(L, 0, 7);
   set_number(L, "queue", timing->queue);
   set_number(L, "dns", timing->dns);
@@ -127,13 +127,7 @@ static void push_timing(lua_State *L, const Timing *timing) {
   lua_setfield(L, -2, "reused");
 }
 
-void push_answer(lua_State *L, const Transfer *transfer) {
-  lua_createtable(L, 0, 10);
-  int answer = lua_gettop(L);
-  lua_pushinteger(L, transfer->status);
-  lua_setfield(L, answer, "status");
-  push_head(L, answer, &transfer->head);
-  push_retry_after(L, answer);
+static void push_body(lua_State *L, int answer, const Transfer *transfer) {
   if (transfer->saved)
     lua_pushstring(L, transfer->save_path);
   else
@@ -142,7 +136,17 @@ void push_answer(lua_State *L, const Transfer *transfer) {
   lua_setfield(L, answer, transfer->saved ? "saved" : "body");
   lua_pushinteger(L, transfer->received);
   lua_setfield(L, answer, "size");
-  lua_pushstring(L, transfer->final_url);
+}
+
+void push_answer(lua_State *L, const Transfer *transfer) {
+  lua_createtable(L, 0, 10);
+  int answer = lua_gettop(L);
+  lua_pushinteger(L, transfer->status);
+  lua_setfield(L, answer, "status");
+  push_head(L, answer, &transfer->head);
+  push_retry_after(L, answer);
+  if (!transfer->streamed) push_body(L, answer, transfer);
+  lua_pushstring(L, transfer->clean_url);
   lua_setfield(L, answer, "url");
   lua_pushstring(L, transfer->label);
   lua_setfield(L, answer, "label");

@@ -39,6 +39,14 @@ static int64_t read_progress(const Transfer *transfer) {
   return TRANSFER_ACTIVE + up + down + head + (ready > 0);
 }
 
+// Whether the peer is the one that is waited for, and not the script.
+static bool is_peers_turn(const Transfer *transfer) {
+  if (transfer->body.feed.starved) return false;
+  for (size_t i = 0; i < transfer->part_count; i++)
+    if (transfer->parts[i].source.feed.starved) return false;
+  return !transfer->head_final || transfer->reading;
+}
+
 static double earlier(double at, double start, double seconds) {
   return seconds > 0 ? fmin(at, start + seconds) : at;
 }
@@ -96,7 +104,7 @@ static void on_clock(Timer *clock) {
     return;
   }
   int64_t progress = read_progress(transfer);
-  if (progress != transfer->progress) {
+  if (progress != transfer->progress || !is_peers_turn(transfer)) {
     transfer->progress = progress;
     transfer->progress_at = now;
   } else if (is_over(now, transfer->progress_at, transfer->idle_timeout)) {
@@ -110,6 +118,7 @@ void transfer_init(Transfer *transfer) {
   transfer->clock.on_fire = on_clock;
   transfer->save_fd = -1;
   transfer->body.fd = -1;
+  transfer->body.transfer = transfer;
   transfer->verify = true;
   transfer->decode = true;
   transfer->max_body = SIZE_MAX;
@@ -207,8 +216,10 @@ void transfer_finish(Transfer *transfer) {
     transfer->timing.total = total;
     if (transfer->failure.kind)
       transfer->host->failed++;
-    else
-      host_note_latency(transfer->host, total);
+    else  // how long a stream is read says nothing about the host
+      host_note_latency(transfer->host, transfer->streamed
+                                            ? transfer->timing.first_byte
+                                            : total);
   }
   if (transfer->dial && !transfer->failure.kind) {
     timer_stop(&transfer->pool->reactor->timers, &transfer->clock);
@@ -236,14 +247,18 @@ void transfer_cancel(Transfer *transfer) {
 void transfer_free(Transfer *transfer) {
   transfer_cancel(transfer);
   curl_slist_free_all(transfer->headers);
-  transfer->headers = NULL;
-  char **texts[] = {&transfer->label,     &transfer->final_url,
-                    &transfer->scheme,    &transfer->host_name,
-                    &transfer->head.data, &transfer->body_in.data};
+  curl_slist_free_all(transfer->connect);
+  transfer->headers = transfer->connect = NULL;
+  char **texts[] = {&transfer->label,        &transfer->clean_url,
+                    &transfer->scheme,       &transfer->host_name,
+                    &transfer->dial_name,    &transfer->head.data,
+                    &transfer->body_in.data, &transfer->body.feed.bytes.data};
   for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++) {
     free(*texts[i]);
     *texts[i] = NULL;
   }
+  for (size_t i = 0; i < transfer->part_count; i++)
+    free(transfer->parts[i].source.feed.bytes.data);
   free(transfer->parts);
   transfer->parts = NULL;
   transfer->part_count = 0;

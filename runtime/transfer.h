@@ -19,11 +19,29 @@
 typedef struct Transfer Transfer;
 typedef struct TransferPool TransferPool;
 
-// Bytes to be sent: from memory, or from a file that is read as it is sent.
+// Bytes that come in at the end and go out at the front.
+typedef struct Bytes {
+  char *data;
+  size_t at;              // what went out
+  size_t size, capacity;  // what came in; what there is room for
+} Bytes;
+
+// What a script hands over of a body piece by piece, see transfer_feed.
+typedef struct Feed {
+  Bytes bytes;   // not yet taken by libcurl
+  bool active;   // the body comes this way
+  bool wanted;   // libcurl has asked for bytes
+  bool starved;  // ... and waits for them
+  bool ended;
+} Feed;
+
+// Bytes to be sent: from memory, from a file that is read as it is sent, or fed
+// by a script.
 typedef struct Source {
-  const char *bytes;   // lent until the transfer ends; NULL when `path` is set
+  const char *bytes;   // lent until the transfer ends; NULL for the others
   const char *path;    // of a regular file; opened at admission
-  int64_t size;        // of a file: known once it is open
+  Feed feed;           // freed by transfer_free
+  int64_t size;        // of a file: known once it is open; -1: unknown
   int64_t offset;      // what libcurl has taken
   int fd;              // the open file, else -1
   Transfer *transfer;  // whose failure a read error becomes
@@ -34,12 +52,6 @@ typedef struct Part {
   const char *name, *filename, *type;  // the last two may be NULL
   Source source;
 } Part;
-
-// Bytes that arrived; grows up to a limit.
-typedef struct Bytes {
-  char *data;
-  size_t size, capacity;
-} Bytes;
 
 // Why a transfer ended without an answer.
 typedef struct Failure {
@@ -60,6 +72,13 @@ typedef enum TransferState {
   TRANSFER_ENDED,
 } TransferState;
 
+// How a connection is secured, beyond the usual. NULL and 0: not at all.
+typedef struct Security {
+  const char *certificate, *key;  // files, PEM: who we are
+  const char *pinned_key;         // a file, or "sha256//...;sha256//..."
+  long least;                     // a CURL_SSLVERSION_ constant
+} Security;
+
 // Where the time went, in seconds. All but `queue` count from admission.
 typedef struct Timing {
   double queue;       // from the call to admission
@@ -78,10 +97,14 @@ struct Transfer {
   // in, and keeps what it points to until the end.
   const char *method;
   const char *url;
-  const char *unix_path;  // connect to this socket instead
-  const char *save_path;  // the body of a status below 400 goes here
-  const char *proxy;      // NULL: as the environment says; "": none
-  const char *ca_file;    // NULL: the usual bundle
+  const char *unix_path;   // connect to this socket instead
+  const char *save_path;   // the body of a status below 400 goes here
+  const char *proxy;       // NULL: as the environment says; "": none
+  const char *connect_to;  // "host:port" to connect to in place of the URL's
+  const char *ca_file;     // NULL: the usual bundle
+  Security security;
+  struct CookieJar *jar;  // where cookies come from and go to, or NULL
+  const char *cookie;     // "a=b; c=d" to send besides those of the jar
   const char *group;      // requests of a group share a queue of their own
   size_t limit;           // at once for this host and group; 0: the default
   struct curl_slist *headers;  // owned: freed by transfer_free
@@ -91,17 +114,21 @@ struct Transfer {
   size_t part_count;
   double queue_timeout, connect_timeout, timeout, idle_timeout;  // 0: none
   size_t max_body;    // bytes, in memory or saved
-  long follow;        // redirects
+  bool redirects;     // statuses that lead elsewhere are not saved
+  bool streamed;      // the body waits for transfer_take
   bool at_most_once;  // never let libcurl send it a second time
   bool decode;        // ask for and undo compression
   bool verify;        // the server's certificate
   bool http2;         // over TLS
   bool dial;          // only connect: no request, the bytes are the owner's
   void (*on_done)(Transfer *transfer);
+  // Or NULL. The head is whole, bytes have come, or there is room for more. May
+  // be inside a callback of libcurl: only notes it.
+  void (*on_flow)(Transfer *transfer);
   // Of an open dial: what transfer_watch asked for has come.
   void (*on_ready)(Transfer *transfer, int events);
 
-  // The answer, from on_done on.
+  // The answer, from on_done on; of a streamed one from `head_final` on.
   long status;
   Bytes head;  // "HTTP/1.1 200 OK\r\nName: value\r\n..." of the last response
   Bytes body_in;
@@ -111,7 +138,9 @@ struct Transfer {
   Failure failure;
   bool sent;        // false: provably no byte of the request went out
   char *label;      // the URL without user, query and fragment
-  char *final_url;  // after redirects, without user and password
+  char *clean_url;  // the URL without user and password
+  bool head_final;  // status, headers and timing are known
+  bool reading;     // set by the owner while it waits for the body
 
   // For transfer*.c.
   TransferPool *pool;
@@ -123,7 +152,10 @@ struct Transfer {
   Transfer *queue_previous, *queue_next;  // of the host's or the name's queue
   char *scheme, *host_name;
   unsigned port;
+  char *dial_name;  // of `connect_to`, else NULL
+  unsigned dial_port;
   struct curl_slist *resolve;  // what libcurl shall take for an answer of DNS
+  struct curl_slist *connect;  // `connect_to` as libcurl wants it
   curl_mime *mime;
   char error_text[CURL_ERROR_SIZE];
   unsigned attempts;  // requests that libcurl began to send
@@ -131,8 +163,9 @@ struct Transfer {
   int save_fd;        // the open temporary file, else -1
   char *save_target, *save_temporary;
   size_t head_lines;
-  bool head_whole;   // the empty line after the headers has come
-  bool sink_chosen;  // status known, the first byte of the body was seen
+  bool head_whole;      // the empty line after the headers has come
+  bool sink_chosen;     // status known, the first byte of the body was seen
+  bool receive_paused;  // libcurl holds back bytes until the reader catches up
   double submitted_at, admitted_at;  // reactor_now()
   double progress_at;                // when `progress` last changed
   int64_t progress;                  // a sum that changes whenever bytes move
@@ -182,6 +215,24 @@ int transfer_start(Reactor *reactor, Transfer *transfer);
 // an open dial. Must not be called from a callback of libcurl. Harmless when it
 // has ended or never began.
 void transfer_cancel(Transfer *transfer);
+
+// Of a streamed body: from now on the task waits for the peer, which is idle
+// when it sends nothing.
+void transfer_await_peer(Transfer *transfer);
+
+// A streamed body: how many bytes wait at `body_in.data + body_in.at`, and
+// taking some of them, which lets the peer go on. Not from a callback.
+size_t transfer_ready(const Transfer *transfer);
+void transfer_take(Transfer *transfer, size_t size);
+
+// Hands over more of a body that is fed (a copy is taken), or says that there
+// is no more. Returns 0 or UV_ENOMEM. Not from a callback.
+int transfer_feed(Transfer *transfer, Source *source, const char *bytes,
+                  size_t size);
+void transfer_end_feed(Transfer *transfer, Source *source);
+
+// Whether the feed should wait before it hands over more.
+bool transfer_feed_full(const Source *source);
 
 // Frees what the transfer owns, cancelling it if need be. Harmless when done
 // twice; the block itself stays the caller's.

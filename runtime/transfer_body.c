@@ -114,9 +114,18 @@ void body_close(Transfer *transfer) {
   transfer->save_temporary = transfer->save_target = NULL;
 }
 
+// A page that tells of a failure, or leads elsewhere, is not what was to be
+// saved.
+static bool is_saved(const Transfer *transfer) {
+  if (transfer->save_fd < 0 || transfer->status >= 400) return false;
+  bool leads_on = transfer->status >= 301 && transfer->status <= 308 &&
+                  transfer->status != 304;
+  return !transfer->redirects || !leads_on;
+}
+
 // Gives a saved file its name, once the whole body of a good answer is in it.
 int body_commit(Transfer *transfer) {
-  if (transfer->save_fd < 0 || transfer->status >= 400) return 0;
+  if (!is_saved(transfer)) return 0;
   int fd = transfer->save_fd;
   transfer->save_fd = -1;
   if (close(fd) != 0)
@@ -133,6 +142,7 @@ int body_commit(Transfer *transfer) {
 
 size_t on_read(char *buffer, size_t size, size_t count, void *context) {
   Source *source = context;
+  if (source->feed.active) return flow_read(source, buffer, size * count);
   int64_t left = source->size - source->offset;
   size_t room = size * count;
   if ((int64_t)room > left) room = (size_t)left;
@@ -156,26 +166,13 @@ size_t on_read(char *buffer, size_t size, size_t count, void *context) {
 // libcurl rewinds in order to send again.
 int on_seek(void *context, curl_off_t offset, int origin) {
   Source *source = context;
-  if (source->transfer->at_most_once && source->offset > 0)
-    return CURL_SEEKFUNC_FAIL;
+  bool once = source->transfer->at_most_once || source->feed.active;
+  if (once && source->offset > 0) return CURL_SEEKFUNC_FAIL;
+  if (source->feed.active) return CURL_SEEKFUNC_OK;
   if (origin != SEEK_SET || offset < 0 || offset > source->size)
     return CURL_SEEKFUNC_FAIL;
   source->offset = offset;
   return CURL_SEEKFUNC_OK;
-}
-
-static int append(Bytes *bytes, const char *data, size_t size) {
-  if (size > bytes->capacity - bytes->size) {
-    size_t capacity = bytes->capacity ? bytes->capacity * 2 : 1024;
-    if (capacity < bytes->size + size) capacity = bytes->size + size;
-    char *grown = realloc(bytes->data, capacity);
-    if (!grown) return -1;
-    bytes->data = grown;
-    bytes->capacity = capacity;
-  }
-  memcpy(bytes->data + bytes->size, data, size);
-  bytes->size += size;
-  return 0;
 }
 
 static int write_file(Transfer *transfer, const char *data, size_t size) {
@@ -190,7 +187,7 @@ static int write_file(Transfer *transfer, const char *data, size_t size) {
 }
 
 static int keep(Transfer *transfer, const char *data, size_t size) {
-  if (append(&transfer->body_in, data, size) == 0) return 0;
+  if (bytes_append(&transfer->body_in, data, size) == 0) return 0;
   transfer_fail(transfer, "io", "ENOMEM", "receive", "no memory for the body");
   return -1;
 }
@@ -202,7 +199,7 @@ static void choose_sink(Transfer *transfer) {
   transfer->sink_chosen = true;
   (void)curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &transfer->status);
   (void)curl_easy_getinfo(easy, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
-  if (transfer->save_fd >= 0 && transfer->status < 400) return;
+  if (is_saved(transfer)) return;
   if (length <= 0 || (uint64_t)length > transfer->max_body ||
       length > RESERVE_MOST)
     return;
@@ -213,6 +210,7 @@ static void choose_sink(Transfer *transfer) {
 size_t on_write(char *data, size_t size, size_t count, void *context) {
   Transfer *transfer = context;
   size *= count;
+  if (transfer->streamed) return flow_write(transfer, data, size);
   if (!transfer->sink_chosen) choose_sink(transfer);
   transfer->received += (int64_t)size;
   if ((uint64_t)transfer->received > transfer->max_body) {
@@ -221,10 +219,20 @@ size_t on_write(char *data, size_t size, size_t count, void *context) {
                   transfer->max_body);
     return 0;
   }
-  bool to_file = transfer->save_fd >= 0 && transfer->status < 400;
-  int status =
-      to_file ? write_file(transfer, data, size) : keep(transfer, data, size);
+  int status = is_saved(transfer) ? write_file(transfer, data, size)
+                                  : keep(transfer, data, size);
   return status == 0 ? size : CURL_WRITEFUNC_ERROR;
+}
+
+// The head of a streamed answer is known before its body, unless it is interim.
+static void end_head(Transfer *transfer) {
+  if (!transfer->streamed || transfer->head_final) return;
+  CURL *easy = transfer->line->easy;
+  (void)curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &transfer->status);
+  if (transfer->status < 200) return;
+  transfer->head_final = true;
+  read_timing(transfer);
+  flow_notify(transfer);
 }
 
 size_t on_header(char *data, size_t size, size_t count, void *context) {
@@ -244,7 +252,10 @@ size_t on_header(char *data, size_t size, size_t count, void *context) {
                   HEAD_LINES_MOST);
     return CURL_WRITEFUNC_ERROR;
   }
-  if (append(&transfer->head, data, size) == 0) return size;
+  if (bytes_append(&transfer->head, data, size) == 0) {
+    if (transfer->head_whole) end_head(transfer);
+    return size;
+  }
   transfer_fail(transfer, "io", "ENOMEM", "receive", "no memory for headers");
   return CURL_WRITEFUNC_ERROR;
 }

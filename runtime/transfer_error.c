@@ -11,7 +11,8 @@ static double seconds_of(CURL *easy, CURLINFO what) {
   return (double)microseconds / 1e6;
 }
 
-static void read_timing(Transfer *transfer) {
+// Reads how long each step took; not before the first byte of the answer.
+void read_timing(Transfer *transfer) {
   CURL *easy = transfer->line->easy;
   Timing *timing = &transfer->timing;
   long connections = 0;
@@ -27,35 +28,12 @@ static void read_timing(Transfer *transfer) {
   if (secured > connected) timing->tls = secured - connected;
 }
 
-static void read_final_url(Transfer *transfer) {
-  const char *text = NULL;
-  long redirects = 0;
-  (void)curl_easy_getinfo(transfer->line->easy, CURLINFO_REDIRECT_COUNT,
-                          &redirects);
-  if (redirects == 0) return;
-  (void)curl_easy_getinfo(transfer->line->easy, CURLINFO_EFFECTIVE_URL, &text);
-  CURLU *url = curl_url();
-  char *clean = NULL;
-  if (url && text && curl_url_set(url, CURLUPART_URL, text, 0) == CURLUE_OK) {
-    (void)curl_url_set(url, CURLUPART_USER, NULL, 0);
-    (void)curl_url_set(url, CURLUPART_PASSWORD, NULL, 0);
-    if (curl_url_get(url, CURLUPART_URL, &clean, 0) == CURLUE_OK) {
-      char *copy = strdup(clean);
-      if (copy) {
-        free(transfer->final_url);
-        transfer->final_url = copy;
-      }
-      curl_free(clean);
-    }
-  }
-  curl_url_cleanup(url);
-}
-
 static const char *phase_of(const Transfer *transfer) {
   if (transfer->attempts == 0) return "connect";
   if (transfer->head.size > 0) return "receive";
   if (transfer->body.path && transfer->body.offset < transfer->body.size)
     return "send";
+  if (transfer->body.feed.active && !transfer->body.feed.ended) return "send";
   return "wait";
 }
 
@@ -83,10 +61,28 @@ static void explain_connect(Transfer *transfer, CURLcode code) {
     transfer_fail(transfer, "connect", NULL, "connect", "%s",
                   words_of(transfer, code));
   transfer->failure.transient = true;
-  if (!transfer->unix_path) name_forget(transfer->pool, transfer->host_name);
+  name_forget(transfer);
+}
+
+// A proxy that will not connect us, or a peer that disliked our certificate: in
+// TLS 1.3 it says so only after the handshake. True when it was one of them.
+static bool explain_refusal(Transfer *transfer, CURLcode code) {
+  long answered = 0;
+  (void)curl_easy_getinfo(transfer->line->easy, CURLINFO_HTTP_CONNECTCODE,
+                          &answered);
+  if (transfer->attempts == 0 && answered >= 300) {
+    transfer_fail(transfer, "connect", "EPROXY", "connect",
+                  "the proxy answered %ld", answered);
+    return true;
+  }
+  const char *words = words_of(transfer, code);
+  if (!strstr(words, "SSL routines") || !strstr(words, " alert ")) return false;
+  transfer_fail(transfer, "tls", NULL, phase_of(transfer), "%s", words);
+  return true;
 }
 
 static void explain_broken(Transfer *transfer, CURLcode code) {
+  if (explain_refusal(transfer, code)) return;
   long error = 0;
   bool system = code == CURLE_RECV_ERROR || code == CURLE_SEND_ERROR;
   if (system)
@@ -109,13 +105,23 @@ static void explain_timeout(Transfer *transfer) {
     transfer_fail(transfer, "timeout", "ETIMEDOUT", "connect",
                   "the connection attempt timed out");
   transfer->failure.transient = true;
-  if (!transfer->unix_path) name_forget(transfer->pool, transfer->host_name);
+  name_forget(transfer);
 }
 
 static void explain_resent(Transfer *transfer) {
   transfer_fail(transfer, "http", "EOF", "wait",
                 "the connection broke before the answer, and the request must "
                 "not be sent twice");
+}
+
+// libcurl holds at most 64 MiB back for a slow reader, which only compression
+// can pack into the little that it reads at a time.
+static void explain_memory(Transfer *transfer) {
+  if (transfer->receive_paused)
+    transfer_fail(transfer, "limit", "EFBIG", "receive",
+                  "a small part of the answer unpacks to more than 64 MiB");
+  else
+    transfer_fail(transfer, "io", "ENOMEM", NULL, "no memory");
 }
 
 static void explain_failure(Transfer *transfer, CURLcode code) {
@@ -139,6 +145,7 @@ static void explain_failure(Transfer *transfer, CURLcode code) {
   case CURLE_SSL_CACERT_BADFILE:
   case CURLE_SSL_ISSUER_ERROR:
   case CURLE_SSL_INVALIDCERTSTATUS:
+  case CURLE_SSL_PINNEDPUBKEYNOTMATCH:
     transfer_fail(transfer, "tls", NULL, "connect", "%s",
                   words_of(transfer, code));
     break;
@@ -153,12 +160,8 @@ static void explain_failure(Transfer *transfer, CURLcode code) {
   case CURLE_SEND_FAIL_REWIND:
     explain_resent(transfer);
     break;
-  case CURLE_TOO_MANY_REDIRECTS:
-    transfer_fail(transfer, "http", "ELOOP", "receive",
-                  "more than %ld redirects", transfer->follow);
-    break;
   case CURLE_OUT_OF_MEMORY:
-    transfer_fail(transfer, "io", "ENOMEM", NULL, "no memory");
+    explain_memory(transfer);
     break;
   default:
     transfer_fail(transfer, "http", "EPROTO", phase_of(transfer), "%s",
@@ -185,6 +188,5 @@ void transfer_explain(Transfer *transfer, CURLcode code) {
   }
   CURL *easy = transfer->line->easy;
   (void)curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &transfer->status);
-  read_final_url(transfer);
   (void)body_commit(transfer);  // a failure is noted by itself
 }

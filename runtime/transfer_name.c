@@ -158,11 +158,16 @@ static Name *add_name(TransferPool *pool, const char *text) {
   return name;
 }
 
+// What is looked up: the host that is connected to.
+static const char *name_of(const Transfer *transfer) {
+  return transfer->dial_name ? transfer->dial_name : transfer->host_name;
+}
+
 static int set_addresses(Transfer *transfer, const char *addresses) {
   char *line = NULL;
   // The plus lets libcurl's own copy age; each transfer brings a fresh one.
-  if (asprintf(&line, "+%s:%u:%s", transfer->host_name, transfer->port,
-               addresses) < 0)
+  unsigned port = transfer->dial_name ? transfer->dial_port : transfer->port;
+  if (asprintf(&line, "+%s:%u:%s", name_of(transfer), port, addresses) < 0)
     return UV_ENOMEM;
   transfer->resolve = curl_slist_append(NULL, line);
   free(line);
@@ -203,7 +208,7 @@ void name_dequeue(Transfer *transfer) {
 // that libcurl answers itself, behind a proxy, or where libcurl must first
 // translate the name.
 bool name_needs_lookup(const Transfer *transfer) {
-  const char *name = transfer->host_name;
+  const char *name = name_of(transfer);
   struct in_addr address;
   if (transfer->unix_path || name[0] == '[' ||
       inet_pton(AF_INET, name, &address) == 1)
@@ -223,8 +228,8 @@ bool name_needs_lookup(const Transfer *transfer) {
 
 int name_resolve(Transfer *transfer) {
   TransferPool *pool = transfer->pool;
-  Name *name = find_name(pool, transfer->host_name);
-  if (!name) name = add_name(pool, transfer->host_name);
+  Name *name = find_name(pool, name_of(transfer));
+  if (!name) name = add_name(pool, name_of(transfer));
   if (!name) return UV_ENOMEM;
   if (name->addresses && reactor_now() < name->expires_at)
     return set_addresses(transfer, name->addresses);
@@ -244,8 +249,9 @@ int name_resolve(Transfer *transfer) {
   return UV_EAGAIN;
 }
 
-void name_forget(TransferPool *pool, const char *host_name) {
-  Name *name = find_name(pool, host_name);
+void name_forget(const Transfer *transfer) {
+  if (transfer->unix_path) return;
+  Name *name = find_name(transfer->pool, name_of(transfer));
   if (name) name->expires_at = 0;
 }
 
@@ -289,10 +295,9 @@ static void answer_waiter(Transfer *transfer, const Lookup *lookup,
     transfer_fail(transfer, "io", "ENOMEM", "dns", "no memory");
   } else {
     int error = lookup->error ? lookup->error : EAI_NONAME;
-    transfer_fail(transfer, "dns",
-                  error == EAI_AGAIN ? "EAI_AGAIN" : "ENOTFOUND", "dns",
-                  "cannot find host %.100s: %s", transfer->host_name,
-                  gai_strerror(error));
+    transfer_fail(
+        transfer, "dns", error == EAI_AGAIN ? "EAI_AGAIN" : "ENOTFOUND", "dns",
+        "cannot find host %.100s: %s", name_of(transfer), gai_strerror(error));
     transfer->failure.transient = error == EAI_AGAIN;
   }
   transfer_finish(transfer);

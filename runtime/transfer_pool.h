@@ -149,7 +149,7 @@ int name_resolve(Transfer *transfer);
 void name_dequeue(Transfer *transfer);
 
 // Forgets what is known, after a connection could not be made.
-void name_forget(TransferPool *pool, const char *host_name);
+void name_forget(const Transfer *transfer);
 
 // transfer_shard.c
 
@@ -191,8 +191,23 @@ int on_seek(void *context, curl_off_t offset, int origin);
 size_t on_write(char *data, size_t size, size_t count, void *context);
 size_t on_header(char *data, size_t size, size_t count, void *context);
 
+// transfer_flow.c
+
+int bytes_append(Bytes *bytes, const char *data, size_t size);
+
+// Whether bytes of a fed body have gone, which are not there a second time.
+bool feeds_consumed(const Transfer *transfer);
+size_t flow_read(Source *source, char *buffer, size_t room);
+size_t flow_write(Transfer *transfer, const char *data, size_t size);
+void flow_notify(Transfer *transfer);
+
 // transfer_error.c
 
 void transfer_explain(Transfer *transfer, CURLcode code);
+void read_timing(Transfer *transfer);
+
+// http_cookies.c
+
+CURLSH *cookie_jar_share(struct CookieJar *jar);
 
 #endif

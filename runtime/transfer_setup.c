@@ -23,8 +23,12 @@ static int on_send(void *context, char *peer, char *local, int peer_port,
                    int local_port) {
   (void)peer, (void)local, (void)peer_port, (void)local_port;
   Transfer *transfer = context;
-  if (transfer->attempts++ > 0 && transfer->at_most_once)
+  if (transfer->attempts++ == 0) return CURL_PREREQFUNC_OK;
+  if (transfer->at_most_once || feeds_consumed(transfer))
     return CURL_PREREQFUNC_ABORT;
+  transfer->body.feed.starved = false;  // it will ask again
+  for (size_t i = 0; i < transfer->part_count; i++)
+    transfer->parts[i].source.feed.starved = false;
   return CURL_PREREQFUNC_OK;
 }
 
@@ -39,10 +43,8 @@ static CURLcode set_route(Transfer *transfer, CURL *easy) {
   CURLcode code = CURLE_OK;
   SET(CURLOPT_URL, transfer->url);
   SET(CURLOPT_PROTOCOLS_STR, "http,https");
-  SET(CURLOPT_REDIR_PROTOCOLS_STR, "http,https");
-  SET(CURLOPT_FOLLOWLOCATION, transfer->follow > 0 ? 1L : 0L);
-  SET(CURLOPT_MAXREDIRS, transfer->follow);
   if (transfer->resolve) SET(CURLOPT_RESOLVE, transfer->resolve);
+  if (transfer->connect) SET(CURLOPT_CONNECT_TO, transfer->connect);
   if (transfer->unix_path) SET(CURLOPT_UNIX_SOCKET_PATH, transfer->unix_path);
   if (transfer->proxy)
     SET(CURLOPT_PROXY, transfer->proxy);
@@ -88,6 +90,12 @@ static CURLcode set_connection(Transfer *transfer, Line *line) {
 // only when no directory of certificates is set, as many builds do.
 static CURLcode set_trust(Transfer *transfer, CURL *easy) {
   CURLcode code = CURLE_OK;
+  const Security *security = &transfer->security;
+  if (security->certificate) SET(CURLOPT_SSLCERT, security->certificate);
+  if (security->key) SET(CURLOPT_SSLKEY, security->key);
+  if (security->pinned_key) SET(CURLOPT_PINNEDPUBLICKEY, security->pinned_key);
+  SET(CURLOPT_SSLVERSION,
+      security->least ? security->least : (long)CURL_SSLVERSION_TLSv1_2);
   if (!transfer->verify) {
     SET(CURLOPT_SSL_VERIFYPEER, 0L);
     SET(CURLOPT_SSL_VERIFYHOST, 0L);
@@ -147,7 +155,7 @@ static CURLcode set_body(Transfer *transfer, CURL *easy) {
   }
   SET(CURLOPT_POST, 1L);
   SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)transfer->body.size);
-  if (transfer->body.path) {
+  if (transfer->body.path || transfer->body.feed.active) {
     SET(CURLOPT_READFUNCTION, on_read);
     SET(CURLOPT_READDATA, &transfer->body);
     SET(CURLOPT_SEEKFUNCTION, on_seek);
@@ -163,7 +171,11 @@ static CURLcode set_body(Transfer *transfer, CURL *easy) {
 static CURLcode set_answer(Transfer *transfer, CURL *easy) {
   CURLcode code = CURLE_OK;
   SET(CURLOPT_HTTPHEADER, transfer->headers);
-  if (transfer->decode) SET(CURLOPT_ACCEPT_ENCODING, "");
+  // What a stream holds back is bounded by how far its input can swell.
+  if (transfer->decode)
+    SET(CURLOPT_ACCEPT_ENCODING, transfer->streamed ? "deflate, gzip" : "");
+  if (transfer->jar) SET(CURLOPT_SHARE, cookie_jar_share(transfer->jar));
+  if (transfer->cookie) SET(CURLOPT_COOKIE, transfer->cookie);
   SET(CURLOPT_WRITEFUNCTION, on_write);
   SET(CURLOPT_WRITEDATA, transfer);
   SET(CURLOPT_HEADERFUNCTION, on_header);

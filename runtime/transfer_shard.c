@@ -138,6 +138,7 @@ static void line_give(Line *line) {
   // next.
   curl_easy_reset(line->easy);
   Transfer *transfer = line->transfer;
+  if (transfer->jar) (void)curl_easy_setopt(line->easy, CURLOPT_SHARE, NULL);
   curl_mime_free(transfer->mime);
   transfer->mime = NULL;
   curl_slist_free_all(transfer->resolve);

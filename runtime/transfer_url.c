@@ -59,7 +59,7 @@ static bool read_plain(Transfer *transfer) {
   transfer->scheme = strdup(secure ? "https" : "http");
   transfer->host_name = strndup(name, length);
   transfer->label = join(url, path, path + strcspn(path, "?#"), *path != '/');
-  transfer->final_url = join(url, path, path + strlen(path), *path != '/');
+  transfer->clean_url = join(url, path, path + strlen(path), *path != '/');
   return true;
 }
 
@@ -87,7 +87,7 @@ static void make_labels(Transfer *transfer, CURLU *url) {
   blank(url, CURLUPART_USER);
   blank(url, CURLUPART_PASSWORD);
   blank(url, CURLUPART_OPTIONS);
-  transfer->final_url = copy_part(url, CURLUPART_URL, 0);
+  transfer->clean_url = copy_part(url, CURLUPART_URL, 0);
   blank(url, CURLUPART_QUERY);
   blank(url, CURLUPART_FRAGMENT);
   transfer->label = copy_part(url, CURLUPART_URL, 0);
@@ -111,6 +111,25 @@ static const char *take_apart(Transfer *transfer, CURLU *url) {
   return NULL;
 }
 
+// Reads "name:1234" or "[::1]:1234".
+static const char *read_dial(Transfer *transfer) {
+  const char *text = transfer->connect_to;
+  const char *colon = strrchr(text, ':');
+  size_t length = colon ? (size_t)(colon - text) : 0;
+  size_t digits = colon ? strspn(colon + 1, "0123456789") : 0;
+  if (length == 0 || length > HOST_MOST || digits == 0 || digits > 5 ||
+      colon[1 + digits] != '\0')
+    return "connect_to is not host:port";
+  transfer->dial_port = (unsigned)strtoul(colon + 1, NULL, 10);
+  transfer->dial_name = strndup(text, length);
+  char *line = NULL;
+  if (asprintf(&line, "::%s", text) < 0) line = NULL;
+  transfer->connect = line ? curl_slist_append(NULL, line) : NULL;
+  free(line);
+  return transfer->dial_name && transfer->connect ? NULL
+                                                  : "no memory for a URL";
+}
+
 const char *transfer_prepare(Transfer *transfer) {
   if (!read_plain(transfer)) {
     CURLU *url = curl_url();
@@ -119,8 +138,12 @@ const char *transfer_prepare(Transfer *transfer) {
     curl_url_cleanup(url);
     if (problem) return problem;
   }
+  if (transfer->connect_to) {
+    const char *problem = read_dial(transfer);
+    if (problem) return problem;
+  }
   shorten_label(transfer);
   bool complete = transfer->scheme && transfer->host_name && transfer->label &&
-                  transfer->final_url;
+                  transfer->clean_url;
   return complete ? NULL : "no memory for a URL";
 }

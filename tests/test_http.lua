@@ -121,7 +121,6 @@ test("http: misuse names the argument", function()
   misuse("either data or path", http.post, url, { multipart = { { name = "a" } } })
   misuse("multipart", http.post, url, { multipart = {} })
   misuse("HEAD request has no body", http.head, url, { body = "x" })
-  misuse("only GET and HEAD", http.post, url, { follow = 1 })
   -- The line is the caller's.
   misuse("tests/test_http.lua:", function() http.get("http://x", { nope = 1 }) end)
   misuse("tests/test_http.lua:", function() http.client({}):get("http://x", { nope = 1 }) end)
