@@ -143,7 +143,8 @@ test("log: what has the shape of a secret is not shown in text", function()
     "header Bearer %s sent", "Authorization: Basic %s", "api_key=%s", "url?key=%s&x=1",
     '{"token":"%s"}', '{\\"token\\":\\"%s\\"}', "password: %s", "'api_key': '%s'",
     "Cookie: a=%s; b=%s",
-    "https://me:%s@host/path", "https://%s@host", "client_secret = %s", 'password="it\'s %s"',
+    "https://me:%s@host/path", "https://%s@host", "client_secret = %s", "X-Api-Key: %s",
+    'password="it\'s %s"',
   }) do
     local said = text:gsub("%%s", SECRET)
     for _, line in ipairs({ plain(said), plain("x", { f = said }), select(2, as_json(said)) }) do
@@ -166,7 +167,8 @@ end)
 
 test("log: what only looks a little like a secret stays", function()
   for _, text in ipairs({
-    "unexpected token: }", "missing key: name", "task-12 is sk-ipped", "max_tokens=4096",
+    "unexpected token: }", "missing key: name", "body.secrets: too long", "key: sbx-12345",
+    "task-12 is sk-ipped", "max_tokens=4096",
     "sha256:" .. ("0123456789abcdef"):rep(4), "basic needs", "key value", "http://host:80/a@b",
     "turkey=nice",
   }) do

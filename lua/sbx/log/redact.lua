@@ -90,13 +90,14 @@ local function is_count(name, value)
   return name:lower():find("token", 1, true) ~= nil and #value <= 9 and not value:find("%D")
 end
 
+local LOOSE = { key = true, token = true } -- these need more than a colon behind them
+
 local function hide_assigned(name, between, value)
   if not redact.is_secret_name(name) or is_count(name, value) then return nil end
   if value:sub(1, 3) == redact.HIDDEN then return nil end
-  -- "unexpected token: x" is a sentence, "token": "x" is not.
-  local lower = name:lower()
-  local loose = between:find("^[%s:]") and between ~= "="
-  if loose and (lower == "key" or lower == "token") then return nil end
+  -- "secrets: too many" is a sentence, "token": "x" is not.
+  local loose = between:find("^[%s:]") ~= nil
+  if loose and (#value < 6 or not value:find("%d") or LOOSE[name:lower()]) then return nil end
   return name .. between .. redact.HIDDEN
 end
 
