@@ -1,0 +1,254 @@
+-- The verb `test`: runs the tests of files and folders.
+
+local cli = require("sbx.cli")
+local config = require("sbx.sandbox.config")
+local core = require("sbx.core.task")
+local discovery = require("sbx.test.discovery")
+local errors = require("sbx.errors")
+local fs = require("sbx.fs")
+local host = require("sbx.core.host")
+local human = require("sbx.test.report_human")
+local junit = require("sbx.test.report_junit")
+local registry = require("sbx.test.registry")
+local runner = require("sbx.test.runner")
+local tap = require("sbx.test.report_tap")
+local task = require("sbx.task")
+local test_core = require("sbx.core.test")
+
+local verb = {}
+
+local USAGE_ERROR = 2
+local MOST_SEEDS = 1000000
+
+local description = {
+  name = "sbxlua test",
+  summary = "Runs tests: those of files, and of test_*.lua, *_test.lua and regress_*.lua"
+    .. " in folders (default: tests, else here).",
+  example = { "sbxlua test", "sbxlua test -k login --seeds 1..100 tests/test_users.lua" },
+  notes = "A test fails when it raises, takes too long, or leaves something behind: a task,"
+    .. " a wait, a handle, a descriptor, a child process, a sandbox or a global."
+    .. " Exit status: 0 when all passed, 1 when one failed or none was found.",
+  options = {
+    { name = "match", short = "k", metavar = "PATTERN",
+      help = "only tests whose name matches this Lua pattern" },
+    { name = "list", type = "flag", help = "show the names and run nothing" },
+    { name = "fail-fast", type = "flag", help = "stop at the first failure" },
+    { name = "timeout", type = "duration", default = "60s",
+      help = "for a test that names none; always real time" },
+    { name = "local", type = "flag", help = "use sandboxes on this machine" },
+    { name = "seed", type = "integer", metavar = "N", group = "Order",
+      help = "run the tasks of each test in the order that N determines" },
+    { name = "seeds", metavar = "A..B", group = "Order",
+      help = "run each test with every seed from A to B, until it fails" },
+    { name = "repeat", type = "integer", min = 1, metavar = "N", group = "Order",
+      help = "run each test N times, until it fails" },
+    { name = "shuffle", type = "integer", metavar = "N", group = "Order",
+      help = "run the tests themselves in the order that N determines" },
+    { name = "verbose", short = "v", type = "flag", group = "Report",
+      help = "a line for each test" },
+    { name = "quiet", short = "q", type = "flag", group = "Report",
+      help = "only the closing line" },
+    { name = "tap", type = "flag", group = "Report",
+      help = "TAP 14 on stdout; what tests print goes to stderr" },
+    { name = "junit", metavar = "FILE", group = "Report", help = "write a JUnit report, too" },
+  },
+  arguments = { { name = "path", many = true, optional = true } },
+}
+
+local function complain(text)
+  pcall(host.write, 2, "sbxlua test: " .. text .. "\n")
+end
+
+-- ------------------------------------------------------------------ arguments
+
+-- Turns "A..B" into two seeds.
+local function parse_seeds(text)
+  local first, last = text:match("^(%-?%d+)%.%.(%-?%d+)$")
+  first, last = math.tointeger(tonumber(first or "")), math.tointeger(tonumber(last or ""))
+  if not first or not last or first > last or last - first >= MOST_SEEDS then
+    return nil, "--seeds: expected A..B, at most a million of them, got " .. text
+  end
+  return { first, last }
+end
+
+-- What the options say, checked; or nil and the mistake.
+local function check_given(given)
+  if given.match and not pcall(string.find, "", given.match) then
+    return nil, "-k: not a Lua pattern: " .. given.match
+  end
+  local ways = (given.seed and 1 or 0) + (given.seeds and 1 or 0)
+  if ways > 1 or (given.seeds and given["repeat"]) then
+    return nil, "--seeds goes with neither --seed nor --repeat"
+  end
+  local seeds, problem
+  if given.seeds then
+    seeds, problem = parse_seeds(given.seeds)
+    if not seeds then return nil, problem end
+  end
+  return {
+    seed = given.seed, seeds = seeds, times = given["repeat"],
+    timeout = given.timeout, fail_fast = given.fail_fast,
+  }
+end
+
+-- ------------------------------------------------------------------ selection
+
+local function shuffle(list, seed)
+  math.randomseed(seed)
+  for i = #list, 2, -1 do
+    local j = math.random(i)
+    list[i], list[j] = list[j], list[i]
+  end
+  math.randomseed()
+end
+
+-- The tests to run, in order; a file that cannot be loaded is never left out.
+local function select_tests(given)
+  local selected, only = {}, {}
+  for _, one in ipairs(registry.tests) do
+    if one.broken or one.name:find(given.match or "") then
+      selected[#selected + 1] = one
+      if one.broken or one.only then only[#only + 1] = one end
+      only.any = only.any or one.only
+    end
+  end
+  if only.any then
+    complain(("%d tests are left out, because others have `only`"):format(#selected - #only))
+    selected = only
+  end
+  if given.shuffle then shuffle(selected, given.shuffle) end
+  return selected
+end
+
+local function quote(word)
+  if word:find("^[%w_./:=@%%+-]+$") then return word end
+  return "'" .. word:gsub("'", "'\\''") .. "'"
+end
+
+-- The command line that runs one test as it ran when it failed.
+local function command_of(given)
+  return function(one, result)
+    local words = { "sbxlua", "test" }
+    if given["local"] then words[#words + 1] = "--local" end
+    if result.seed then table.move({ "--seed", tostring(result.seed) }, 1, 2, #words + 1, words) end
+    if not result.seed and result.runs > 1 then
+      table.move({ "--repeat", tostring(given["repeat"]) }, 1, 2, #words + 1, words)
+    end
+    local name = one.name:gsub("%p", "%%%0")
+    table.move({ "-k", quote("^" .. name .. "$"), quote(one.file) }, 1, 3, #words + 1, words)
+    return table.concat(words, " ")
+  end
+end
+
+-- ------------------------------------------------------------------ reporting
+
+local function writer(file)
+  return function(text)
+    file:write(text)
+    file:flush()
+  end
+end
+
+local function to_stdout(text)
+  host.write(1, text)
+  io.stdout:flush()
+end
+
+local function reporters_of(given)
+  local options = { verbose = given.verbose, quiet = given.quiet, command = command_of(given) }
+  local first
+  if given.tap then
+    first = tap.new(writer(test_core.divert_stdout()))
+  else
+    first = human.new(to_stdout, options)
+  end
+  return { first, given.junit and junit.new() or nil }
+end
+
+-- ------------------------------------------------------------------------ run
+
+-- Runs `fn` with the private server of --local, if that was asked for.
+---@async
+local function with_server(given, fn)
+  if not given["local"] then return fn() end
+  return task.scope(function(scope)
+    local server = require("sbx.local_server").start({})
+    scope:defer(server.stop)
+    config.set_local({ url = server.url, api_key = server.api_key })
+    return fn()
+  end)
+end
+
+-- What modules keep for the end of a run, such as sandboxes that nobody deleted.
+---@async
+local function clean_up()
+  local finish = package.loaded["sbx.run"]
+  if not finish then return true end
+  local ok, failures = pcall(task.shield, core.cleanup_seconds(), finish.finish)
+  for _, failure in ipairs(ok and failures or { failures }) do
+    complain("while cleaning up: " .. tostring(failure))
+    ok = false
+  end
+  return ok
+end
+
+---@async
+local function run_files(given, options)
+  local files, problem = errors.try(discovery.files, given.path or {})
+  if not files then
+    complain(tostring(problem))
+    return USAGE_ERROR
+  end
+  discovery.load(files)
+  local tests = select_tests(given)
+  if given.list then
+    for _, one in ipairs(tests) do
+      to_stdout(one.name .. "\n")
+    end
+    return #tests > 0 and 0 or 1
+  end
+
+  local reporters = reporters_of(given)
+  local counts = runner.run(tests, options, reporters)
+  local signal = host.signal()
+  reporters[1]:finish(counts, signal and "interrupted")
+  if reporters[2] then fs.write(given.junit, reporters[2]:text()) end
+  if #tests == 0 then complain("no tests were found") end
+  return (counts.failed > 0 or #tests == 0) and 1 or 0
+end
+
+---@async
+local function run_checked(given)
+  local options, problem = check_given(given)
+  if not options then
+    complain(problem)
+    return USAGE_ERROR
+  end
+  runner.prepare()
+  local ok, status = pcall(with_server, given, function() return run_files(given, options) end)
+  if not ok then
+    if not errors.is_error(status) then error(status, 0) end
+    complain(tostring(status))
+    status = 1
+  end
+  if not clean_up() and status == 0 then status = 1 end
+  local signal = host.signal()
+  return signal and 128 + signal or status
+end
+
+---Runs the verb. Returns the exit status.
+---@async
+---@param arguments string[]  what follows the verb
+---@return integer
+function verb.run(arguments)
+  local given, text, refusal = cli.try_parse(arguments, description)
+  if given then return run_checked(given) end
+  if refusal.status == 0 then
+    io.stdout:write(text)
+  else
+    complain(text .. "\nTry 'sbxlua test --help'.")
+  end
+  return refusal.status
+end
+
+return verb
