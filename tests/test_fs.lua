@@ -1,5 +1,6 @@
 local expect = dofile("tests/expect.lua")
 local core = require("sbx.core.fs")
+local core_file = require("sbx.core.file")
 local fs = require("sbx.fs")
 local process = require("sbx.process")
 local task = require("sbx.task")
@@ -272,7 +273,7 @@ test("fs: misuse raises plain errors", function()
     function() fs.chmod("/x", 1 << 20) end,
     function() fs.mkdir("/x", { mode = "755" }) end,
     function() fs.rename("/x") end,
-    function() core.open("/x", "r") end,
+    function() core_file.open("/x", "r") end,
   }) do
     local ok, err = pcall(call)
     assert(not ok and type(err) == "string", tostring(err))

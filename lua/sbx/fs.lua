@@ -4,9 +4,18 @@
 -- `open /tmp/x: no such file or directory`, ENOENT.
 
 local check = require("sbx.check")
+local clock = require("sbx.core.time")
+local copy = require("sbx.fs.copy")
 local core = require("sbx.core.fs")
 local errors = require("sbx.errors")
+local file = require("sbx.fs.file")
+local glob = require("sbx.fs.glob")
+local path_names = require("sbx.path")
 local task = require("sbx.task")
+local temporary = require("sbx.fs.temporary")
+local tree = require("sbx.core.tree")
+local walk = require("sbx.fs.walk")
+local watch = require("sbx.fs.watch")
 
 ---@class sbx.fs
 local fs = {}
@@ -22,71 +31,6 @@ local CLEANUP = 10 -- seconds for removing a temporary file in a cancelled task
 ---@field uid integer
 ---@field gid integer
 
----An open file. Closed by `close`, at the end of its `<close>` variable, or by
----the collector.
----@class sbx.fs.File
----@field path string
----@field package core sbx.core.fs.File
-local File = {}
-File.__index = File
-
-function File.__close(file)
-  file.core:close()
-end
-
----The next bytes, at most `n` (up to 16 MiB, default 64 KiB); nil at the end.
----@async
----@param n? integer
----@return string|nil
-function File:read(n)
-  return self.core:read(check.integer(n or 65536, "n", 1, 16 * CHUNK))
-end
-
----Writes all of `bytes`.
----@async
----@param bytes string
-function File:write(bytes)
-  check.string(bytes, "bytes")
-  local done = 0
-  while done < #bytes do
-    done = done + self.core:write(bytes, done + 1)
-  end
-end
-
----Returns once the disk has what was written.
----@async
-function File:sync()
-  self.core:sync()
-end
-
----The file's size in bytes.
----@async
----@return integer
-function File:size()
-  return self.core:stat().size
-end
-
----Closes the file; closing it again is harmless.
-function File:close()
-  self.core:close()
-end
-
--- An open file and what is known of it.
-local function open(path, mode, perm)
-  local file = core.open(path, mode, perm)
-  local facts = file:stat()
-  if facts.type == "fifo" or facts.type == "socket" then
-    file:close()
-    errors.raise({
-      kind = "io",
-      op = "open",
-      code = "EINVAL",
-      message = "open " .. path .. ": is a " .. facts.type,
-    })
-  end
-  return setmetatable({ core = file, path = path }, File), facts
-end
-
 ---Opens a file. FIFOs and sockets are refused: a disk thread would hang on them.
 ---@async
 ---@param path string
@@ -96,7 +40,7 @@ end
 function fs.open(path, mode, options)
   check.string(path, "path")
   local opts = check.options(options, { perm = 420 })
-  return (open(path, mode or "r", check.integer(opts.perm, "perm", 0, 4095)))
+  return (file.open(path, mode or "r", check.integer(opts.perm, "perm", 0, 4095)))
 end
 
 ---All bytes of a file.
@@ -107,12 +51,12 @@ end
 function fs.read(path, options)
   check.string(path, "path")
   local max = check.integer(check.options(options, { max = 1 << 30 }).max, "max", 0)
-  local opened, facts = open(path, "r", 0)
-  local file <close> = opened
+  local opened, facts = file.open(path, "r", 0)
+  local source <close> = opened
   local expected = facts.size
   local parts, size = {}, 0
   repeat
-    local part = file.core:read(math.min(CHUNK, max - size + 1))
+    local part = source:read(math.min(CHUNK, max - size + 1))
     if part then
       parts[#parts + 1] = part
       size = size + #part
@@ -138,28 +82,43 @@ function fs.write(path, bytes, options)
   check.string(path, "path")
   check.string(bytes, "bytes")
   local opts = check.options(options, { mode = 420, append = false })
-  local file <close> = fs.open(path, opts.append and "a" or "w", { perm = opts.mode })
-  file:write(bytes)
+  local target <close> = fs.open(path, opts.append and "a" or "w", { perm = opts.mode })
+  target:write(bytes)
 end
 
-local function parent_of(path)
-  local parent = path:match("^(.*[^/])/+[^/]+/*$")
-  if parent then return parent end
-  return path:sub(1, 1) == "/" and "/" or "."
+---Adds to the end of a file, and makes it where there is none.
+---@async
+---@param path string
+---@param bytes string
+---@param options? table  `mode`: permission bits of a new file (octal 644)
+function fs.append(path, bytes, options)
+  local opts = check.options(options, { mode = 420 })
+  return fs.write(path, bytes, { mode = opts.mode, append = true })
 end
 
-local function fill_and_rename(temporary, path, bytes, mode)
+-- Without it a crash may bring the old name back. A folder that may be changed
+-- and not read, or a file system that knows no such thing, is no reason to fail.
+---@async
+local function sync_folder(path)
+  local _, err = errors.try(function()
+    local folder <close> = fs.open(path, "r")
+    folder:sync()
+  end)
+  local code = errors.is_error(err) and err.code
+  if err and code ~= "EACCES" and code ~= "EINVAL" then error(err, 0) end
+end
+
+---@async
+local function fill_and_rename(beside, path, bytes, mode)
   do
-    local file <close> = fs.open(temporary, "wx", { perm = 384 })
-    file:write(bytes)
+    local target <close> = fs.open(beside, "wx", { perm = 384 })
+    target:write(bytes)
     -- Before the sync and the rename; the umask has no say.
-    core.chmod(temporary, mode)
-    file:sync()
+    core.chmod(beside, mode)
+    target:sync()
   end
-  core.rename(temporary, path)
-  -- Without it a crash may bring the old name back.
-  local directory <close> = fs.open(parent_of(path), "r")
-  directory:sync()
+  core.rename(beside, path)
+  sync_folder(path_names.dirname(path))
 end
 
 ---Replaces a file so that a reader, or a crash, finds the old bytes or the new
@@ -172,11 +131,11 @@ function fs.write_atomic(path, bytes, options)
   check.string(path, "path")
   check.string(bytes, "bytes")
   local mode = check.integer(check.options(options, { mode = 384 }).mode, "mode", 0, 4095)
-  local temporary = string.format("%s.%016x.tmp", path, math.random(0))
-  local ok, err = pcall(fill_and_rename, temporary, path, bytes, mode)
+  local beside = copy.beside(path)
+  local ok, err = pcall(fill_and_rename, beside, path, bytes, mode)
   if not ok then
     -- It may be missing: never made, or renamed already.
-    pcall(task.shield, CLEANUP, core.unlink, temporary)
+    pcall(task.shield, CLEANUP, core.unlink, beside)
     error(err, 0)
   end
 end
@@ -215,20 +174,39 @@ function fs.exists(path)
   return unless_missing(core.stat, check.string(path, "path")) ~= nil
 end
 
+local function is_type(path, wanted)
+  local facts = unless_missing(core.stat, check.string(path, "path"))
+  return facts ~= nil and facts.type == wanted
+end
+
+---Whether there is a file at `path`, or a link that leads to one.
+---@async
+---@param path string
+---@return boolean
+function fs.is_file(path)
+  return is_type(path, "file")
+end
+
+---Whether there is a directory at `path`, or a link that leads to one.
+---@async
+---@param path string
+---@return boolean
+function fs.is_dir(path)
+  return is_type(path, "directory")
+end
+
 ---The names in a directory, sorted by bytes, without "." and "..".
 ---@async
 ---@param path string
 ---@return string[]
 function fs.list(path)
-  local names = core.list(check.string(path, "path"))
-  table.sort(names)
-  return names
+  return tree.list(check.string(path, "path"), false, false):names()
 end
 
 local function make_parents(path, mode)
   local _, err = errors.try(core.mkdir, path, mode)
-  if errors.is_error(err) and err.code == "ENOENT" and parent_of(path) ~= path then
-    make_parents(parent_of(path), 493)
+  if errors.is_error(err) and err.code == "ENOENT" and path_names.dirname(path) ~= path then
+    make_parents(path_names.dirname(path), 493)
     -- Once more and no further: some file systems, as /proc, always say ENOENT.
     _, err = errors.try(core.mkdir, path, mode)
   end
@@ -252,15 +230,17 @@ function fs.mkdir(path, options)
   core.mkdir(path, mode)
 end
 
-local function remove_tree(path, facts)
-  if facts.type ~= "directory" then return core.unlink(path) end
-  -- A directory that forbids its owner to change it is still to go.
-  if facts.mode & 448 ~= 448 then core.chmod(path, facts.mode | 448) end
-  for _, name in ipairs(core.list(path)) do
-    local child = path .. "/" .. name
-    remove_tree(child, core.lstat(child))
+-- What to remove: the link itself, though a slash follows it. Refuses what has no
+-- name of its own.
+local function removable(path)
+  local name = path_names.basename(path)
+  if name == "/" or name == "." or name == ".." then
+    errors.raise({
+      kind = "io", op = "remove", code = "EINVAL",
+      message = "remove " .. path .. ": invalid argument",
+    })
   end
-  core.rmdir(path)
+  return path:match("^(.*[^/])/*$") or path
 end
 
 ---Removes a file, a link (never its target) or an empty directory.
@@ -270,16 +250,26 @@ end
 function fs.remove(path, options)
   check.string(path, "path")
   local opts = check.options(options, { recursive = false, missing_ok = false })
-  local facts
-  if opts.missing_ok then
-    facts = unless_missing(core.lstat, path)
-    if not facts then return end
-  else
-    facts = core.lstat(path)
+  path = removable(path)
+  local function remove()
+    if opts.recursive then return tree.remove(path) end
+    if core.lstat(path).type == "directory" then return core.rmdir(path) end
+    core.unlink(path)
   end
-  if opts.recursive then return remove_tree(path, facts) end
-  if facts.type == "directory" then return core.rmdir(path) end
-  core.unlink(path)
+  if opts.missing_ok then return unless_missing(remove) end
+  remove()
+end
+
+---Copies a file, a link as the link it is, or with `recursive` a folder with all
+---it holds. Each file appears at its place whole or not at all.
+---@async
+---@param from string
+---@param to string  the copy itself, not the folder it goes into
+---@param options? table  `recursive`; `overwrite`: replace files, add to folders
+---  (default: what exists raises EEXIST); `preserve`: the time of change, and the mode
+---  whatever the umask; `on_error(err, path)`: go on without what failed
+function fs.copy(from, to, options)
+  return copy.copy(from, to, options)
 end
 
 ---Renames within one file system; replaces a file that is there.
@@ -321,32 +311,88 @@ function fs.realpath(path)
   return core.realpath(check.string(path, "path"))
 end
 
----@class sbx.fs.TmpDir
----@field path string
-local TmpDir = {}
-TmpDir.__index = TmpDir
-
----Removes the directory with all it holds; again is harmless.
+---Makes an empty file where there is none, and sets its time of change to now.
 ---@async
-function TmpDir:close()
-  if self.closed then return end
-  self.closed = true
-  fs.remove(self.path, { recursive = true, missing_ok = true })
+---@param path string
+function fs.touch(path)
+  check.string(path, "path")
+  file.open(path, "a", 438):close()
+  local now = clock.wall()
+  core.utime(path, now, now)
 end
 
-TmpDir.__close = TmpDir.close
-
----A new directory only we can enter, under $TMPDIR or /tmp, that is removed when
----its `<close>` variable ends.
+---How much the file system that holds `path` has room for, in bytes; `available`
+---is what is free for who is not root.
 ---@async
----@param options? table  `prefix` of its name (default "sbxlua-")
+---@param path string
+---@return { total: integer, free: integer, available: integer }
+function fs.disk(path)
+  local total, free, available = core.statfs(check.string(path, "path"))
+  return { total = total, free = free, available = available }
+end
+
+---A new directory only we can enter, that is removed with all it holds when its
+---`<close>` variable ends.
+---@async
+---@param options? table  `prefix` of its name (default "sbxlua-"); `dir`, where it is
+---  made (default $TMPDIR or /tmp)
 ---@return sbx.fs.TmpDir
 function fs.tmpdir(options)
-  local prefix = check.options(options, { prefix = "sbxlua-" }).prefix
-  check.string(prefix, "prefix")
-  local base = os.getenv("TMPDIR")
-  if not base or base == "" then base = "/tmp" end
-  return setmetatable({ path = core.mkdtemp(base .. "/" .. prefix .. "XXXXXX") }, TmpDir)
+  return temporary.dir(options)
+end
+
+---A new file only we can use, open to read and write, that is removed when its
+---`<close>` variable ends.
+---@async
+---@param options? table  as for `tmpdir`
+---@return sbx.fs.TmpFile
+function fs.tmpfile(options)
+  return temporary.file(options)
+end
+
+---The lines of a file, one for each call: for a generic `for`. A file that was
+---given by its path is closed after the last line; when the loop may be left
+---earlier, write `local lines <close> = fs.lines(path)` and loop over `lines`.
+---@async
+---@param path_or_file string|sbx.fs.File
+---@param options? table  `keep`: with their line feeds; `max_line` in bytes (16 MiB):
+---  a longer one raises kind "limit"
+---@return sbx.fs.Lines
+function fs.lines(path_or_file, options)
+  return file.lines(path_or_file, options)
+end
+
+---Iterates over all that a directory holds: `for path, entry in fs.walk(dir) do`.
+---A folder comes before what it holds, names are sorted by bytes.
+---@async
+---@param path string
+---@param options? table  `depth`: levels to go down; `hidden = false` leaves out names
+---  with a leading dot; `follow`: enter folders behind links, each folder once;
+---  `on_error(err, path)`: go on without a folder that cannot be read
+---@return async fun(): string|nil, sbx.fs.Entry|nil
+function fs.walk(path, options)
+  return walk.walk(path, options)
+end
+
+---The paths that match a pattern (see `path.match`), in the order of a walk. A
+---pattern that ends in a slash finds only folders.
+---@async
+---@param pattern string
+---@param options? table  `root`: where a relative pattern begins; `hidden`: wildcards
+---  match a leading dot; `follow`, `on_error`: as for `walk`
+---@return string[]
+function fs.glob(pattern, options)
+  return glob.glob(pattern, options)
+end
+
+---Tells what happens to a file or in a folder from now on.
+---@async
+---@param path string
+---@param options? table  `recursive`: in folders below as well; `on_error(err, path)`:
+---  go on without a folder that cannot be watched
+---@return sbx.fs.Watch
+function fs.watch(path, options)
+  return watch.new(path, options)
 end
 
 return fs
