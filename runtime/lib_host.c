@@ -13,6 +13,7 @@
 #include "embedded.h"
 #include "host.h"
 #include "luax.h"
+#include "screen.h"
 
 #ifndef SBXLUA_VERSION
 #define SBXLUA_VERSION "0.0.0"
@@ -34,13 +35,14 @@ static int f_isatty(lua_State *L) {
   return 1;
 }
 
-// columns(fd) -> the terminal's width in cells, or nil
+// columns(fd) -> the terminal's width in cells and its height, or nil
 static int f_columns(lua_State *L) {
   int fd = (int)luaL_checkinteger(L, 1);
   struct winsize size;
   if (ioctl(fd, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return 0;
   lua_pushinteger(L, size.ws_col);
-  return 1;
+  lua_pushinteger(L, size.ws_row);
+  return 2;
 }
 
 // agent() -> the bytes of the sandbox agent, a static program
@@ -90,6 +92,7 @@ static int f_write(lua_State *L) {
                  : fd == STDERR_FILENO ? stderr
                                        : NULL;
   luaL_argcheck(L, stream, 1, "expected 1 or 2");
+  screen_before_output(L, fd);
   // A flush that failed earlier has lost output: this is the first to say so.
   errno = stream == stdout ? host_of(L)->output_error : 0;
   if (errno == 0 && fwrite(bytes, 1, size, stream) == size) return 0;

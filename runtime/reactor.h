@@ -16,6 +16,7 @@ struct Task;
 struct Scope;
 struct Wait;
 struct TransferPool;
+struct Screen;
 
 typedef struct Reactor {
   uv_loop_t loop;
@@ -23,6 +24,8 @@ typedef struct Reactor {
   TimerHeap schedule;         // of tasks: sleeps, deadlines, cleanup budgets
   lua_State *main;            // the state's main thread; runs no user code
   struct TransferPool *http;  // made by the first transfer, else NULL
+
+  struct Screen *screen;  // made for its first owner, else NULL
 
   // tasks: see task.c
   struct Task *ready_first, *ready_last;  // see ready.c

@@ -9,6 +9,7 @@
 
 #include "luax.h"
 #include "ready.h"
+#include "screen.h"
 
 // A loop turn runs at most this much before the loop is polled again.
 enum { TURN_TASKS = 256 };
@@ -328,6 +329,7 @@ bool task_loop(lua_State *L, Task *task) {
     scope_handle_expired(L);
     run_turn(L, reactor);
     if (task->state == TASK_ENDED) break;
+    screen_after_turn(L);
     if (reactor->ready_first || reactor->expired || reactor->overdue) {
       (void)uv_run(&reactor->loop, UV_RUN_NOWAIT);
       continue;

@@ -13,9 +13,9 @@ function host.executable() end
 ---@return boolean
 function host.isatty(fd) end
 
----The terminal's width in cells, or nil.
+---The terminal's width in cells and its height, or nil.
 ---@param fd integer
----@return integer|nil
+---@return integer|nil columns, integer|nil rows
 function host.columns(fd) end
 
 ---The bytes of the sandbox agent, a static program.
