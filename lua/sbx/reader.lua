@@ -146,6 +146,7 @@ function Reader:all(max)
   while true do
     local piece = take(self)
     if not piece then return finish(self, parts) end
+    parts[#parts + 1] = piece
     size = size + #piece
     if max and size > max then
       errors.raise {
@@ -154,7 +155,6 @@ function Reader:all(max)
         message = ("read all: more than %d bytes"):format(max),
       }
     end
-    parts[#parts + 1] = piece
   end
 end
 
