@@ -17,12 +17,15 @@ import sys
 import threading
 import time
 import urllib.parse
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 lock = threading.Lock()
 seen = collections.Counter()  # requests by their query parameter `key`
 busy = collections.Counter()  # "now" and "most" of the requests to /busy
 connections = set()  # client ports
+flooded = collections.Counter()  # bytes sent by /flood, by `key`
+logins = []  # what the clients of our proxy said who they are
 never = threading.Event()
 
 
@@ -36,18 +39,40 @@ class Handler(BaseHTTPRequestHandler):
     def address_string(self):
         return "peer"
 
-    def read_body(self):
+    def body_blocks(self):
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            while left := int(self.rfile.readline().split(b";")[0] or b"0", 16):
+                yield self.rfile.read(left)
+                self.rfile.readline()
+            self.rfile.readline()
+            return
         left = int(self.headers.get("Content-Length") or 0)
-        digest, size, start = hashlib.sha256(), 0, b""
         while left > 0:
             block = self.rfile.read(min(left, 65536))
             if not block:
-                break
+                return
+            yield block
+            left -= len(block)
+
+    def read_body(self):
+        digest, size, start = hashlib.sha256(), 0, b""
+        for block in self.body_blocks():
             digest.update(block)
             start += block[: 65536 - len(start)]
             size += len(block)
-            left -= len(block)
         return size, digest.hexdigest(), start
+
+    def start_chunks(self, headers=()):
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.flush()
+
+    def write_chunk(self, block):
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(block), block))
+        self.wfile.flush()
 
     def answer(self, status, body=b"", headers=()):
         self.send_response(status)
@@ -182,9 +207,109 @@ class Handler(BaseHTTPRequestHandler):
         body = gzip.compress(b"z" * int(query.get("n", 100000)))
         self.answer(200, body, [("Content-Encoding", "gzip")])
 
+    def on_lead(self, query):
+        self.read_body()
+        self.answer(int(query.get("code", 302)), b"elsewhere", [("Location", query["to"])])
+
+    def on_set(self, query):
+        self.answer(200, b"", [("Set-Cookie", query["cookie"])])
+
+    def on_set_many(self, query):
+        start, count = int(query["from"]), int(query["n"])
+        self.answer(200, b"", [("Set-Cookie", "c%d=%d" % (i, i))
+                               for i in range(start, start + count)])
+
+    def on_pieces(self, query):
+        """The text in chunks of `size` bytes, `pause` seconds apart."""
+        text, size = query["text"].encode("latin-1"), int(query.get("size", 1))
+        self.start_chunks([("Content-Type", query.get("type", "text/plain"))])
+        for at in range(0, len(text), size):
+            self.write_chunk(text[at:at + size])
+            time.sleep(float(query.get("pause", 0)))
+        self.write_chunk(b"")
+
+    def on_flood(self, query):
+        """Sends until the client goes, and counts."""
+        self.start_chunks()
+        block = b"x" * 65536
+        with lock:
+            flooded[query["key"]] = 0
+        try:
+            while True:
+                self.write_chunk(block)
+                with lock:
+                    flooded[query["key"]] += len(block)
+        finally:
+            with lock:
+                flooded[query["key"]] *= -1
+
+    def on_flooded(self, query):
+        """How much was sent there; negative once the client has gone."""
+        with lock:
+            count = flooded[query["of"]]
+        self.answer(200, str(count).encode())
+
+    def on_pause(self, query):
+        """A first byte, a break, a second byte."""
+        self.start_chunks()
+        self.write_chunk(b"1")
+        time.sleep(float(query["seconds"]))
+        self.write_chunk(b"2")
+        self.write_chunk(b"")
+
+    def on_early(self, query):
+        """An answer to a body that nobody reads."""
+        self.close_connection = True
+        self.answer(int(query["code"]), b"no more", [("Connection", "close")])
+        while self.connection.recv(65536):
+            pass  # else the kernel would reset the connection
+
+    def on_mirror(self, query):
+        """Sends each piece of the body back as it comes."""
+        self.start_chunks()
+        for block in self.body_blocks():
+            self.write_chunk(block)
+        self.write_chunk(b"")
+
+    def on_bomb(self, query):
+        """`n` bytes, which compression makes a thousandth of that."""
+        packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+        blocks = int(query["n"]) // 65536
+        body = b"".join(packer.compress(bytes(65536)) for _ in range(blocks)) + packer.flush()
+        self.answer(200, body, [("Content-Encoding", "gzip")])
+
+    def do_CONNECT(self):
+        with lock:
+            seen["CONNECT"] += 1
+            logins.append(self.headers.get("Proxy-Authorization"))
+        if self.path.startswith("refused."):
+            self.send_error(403)
+            return
+        host, port = self.path.rsplit(":", 1)
+        there = socket.create_connection(("127.0.0.1", int(port)))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.flush()
+        threading.Thread(target=copy, args=(there, self.connection), daemon=True).start()
+        copy(self.connection, there)
+        self.close_connection = True
+
+    def on_logins(self, query):
+        with lock:
+            self.answer(200, json.dumps(logins).encode())
+
     def on_garbage(self, query):
         self.wfile.write(b"not http at all\r\n\r\n")
         self.close_connection = True
+
+
+def copy(source, target):
+    try:
+        while block := source.recv(65536):
+            target.sendall(block)
+        target.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
 
 
 class UnixServer(ThreadingHTTPServer):

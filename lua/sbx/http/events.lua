@@ -94,6 +94,8 @@ function Parser:feed(bytes)
     if not stop then return end
     local line = table.concat(self.pieces)
     self.pieces = {}
+    -- Only the data of an event piles up.
+    if line:sub(1, 4) ~= "data" then self.size = self.size - #line end
     at = stop + 1
     if bytes:byte(stop) == 13 then
       if stop == #bytes then self.after_cr = true end
