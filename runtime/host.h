@@ -11,11 +11,30 @@
 
 #include "reactor.h"
 
+struct SignalListener;
+
+enum { SIGNALS = 65 };  // 1 to 64
+
+// Which signals the script listens to.
+typedef struct SignalTable {
+  volatile sig_atomic_t listeners[SIGNALS];  // how many listen to it
+  volatile sig_atomic_t arrived[SIGNALS];    // the loop has yet to see it
+  volatile sig_atomic_t untaken;     // when a SIGINT came that nobody has taken
+                                     // yet: a second of the clock, or 0
+  struct sigaction before[SIGNALS];  // what stands again after the last one
+  struct SignalListener *first;      // see lib_signal.c
+  int waiting;                       // tasks that wait for a signal
+} SignalTable;
+
 typedef struct Host {
   Reactor reactor;  // first, so that a Reactor * is a Host *
   uv_async_t wakeup;
   uv_prepare_t before_wait;  // flushes stdout
   int output_error;          // errno of a flush that failed, or 0
+  bool hurried;              // the last output is not worth blocking for
+  bool warnings_off;
+  bool warning_goes_on;  // its end has yet to come
+  SignalTable signals;
   int argc;
   char **argv;
   int observer;                        // reference to the Lua observer
@@ -40,6 +59,19 @@ void signals_close(Host *host);
 
 // What the run queue calls between turns: a signal cancels the root scope.
 void signals_handle(lua_State *L);
+
+// While at least one listens, a signal goes to the listeners instead of doing
+// what it does by default, except that a signal never stops a clean-up from
+// being ended. Returns 0 or a negated errno.
+int signals_listen(Host *host, int number);
+void signals_unlisten(Host *host, int number);
+
+// The script has taken a signal. As long as it does not, another SIGINT ends
+// the process at once, a while after the first.
+void signals_taken(Host *host, int number);
+
+// In lib_signal.c: gives the signal to all that listen to it. Never calls Lua.
+void signal_listeners_wake(struct SignalListener *first, int number);
 
 // Calls the observer, if any, with `event` and, on top of the stack, one value.
 // Pops the value, pushes one result (nil on failure).

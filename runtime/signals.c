@@ -1,5 +1,6 @@
 // Ctrl-C and friends. The first asks the script to end: its root scope is
 // cancelled and finalizers run. The second SIGINT ends the process at once.
+// What a script listens to goes to the script instead.
 //
 // A signal handler needs to find its host: the one mutable global.
 
@@ -8,6 +9,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "host.h"
@@ -21,6 +23,46 @@ static const int handled[] = {SIGINT, SIGTERM, SIGHUP};
 
 enum { HANDLED = sizeof(handled) / sizeof(handled[0]) };
 
+// Seconds that a script may leave a SIGINT untaken before the next one ends it.
+enum { PATIENCE = 2 };
+
+static bool ends_script(int number) {
+  for (int i = 0; i < HANDLED; i++) {
+    if (handled[i] == number) return true;
+  }
+  return false;
+}
+
+static void stop_at_once(Host *host, int number) {
+  static const char text[] = "\nsbxlua: stopped at once";
+  (void)!write(STDERR_FILENO, text, sizeof(text) - 1);
+  (void)!write(STDERR_FILENO, host->abandoned, strlen(host->abandoned));
+  (void)!write(STDERR_FILENO, "\n", 1);
+  (void)signal(number, SIG_DFL);
+  sigset_t set;
+  (void)sigemptyset(&set);
+  (void)sigaddset(&set, number);
+  (void)sigprocmask(SIG_UNBLOCK, &set, NULL);
+  (void)raise(number);
+}
+
+// For the listeners. Returns false when the signal is to end the process.
+static bool hand_over(Host *host, int number) {
+  SignalTable *signals = &host->signals;
+  if (number == SIGINT) {
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    sig_atomic_t second = (sig_atomic_t)now.tv_sec + 1;  // never 0
+    if (signals->untaken == 0) signals->untaken = second;
+    if (second - signals->untaken >= PATIENCE) return false;
+  }
+  signals->arrived[number] = 1;
+  int problem = errno;  // of what was interrupted
+  (void)uv_async_send(&host->wakeup);
+  errno = problem;
+  return true;
+}
+
 // Everything here is safe in a signal handler: write, sethook, async_send.
 static void on_signal(int number) {
   Host *host = signalled;
@@ -29,17 +71,14 @@ static void on_signal(int number) {
     (void)pthread_kill(main_thread, number);
     return;
   }
+  bool ending = host->first_signal != 0 && ends_script(number);
+  if (host->signals.listeners[number] > 0 && !ending) {
+    if (!hand_over(host, number)) stop_at_once(host, number);
+    return;
+  }
+  if (!ends_script(number)) return;  // its last listener has just left
   if (number == SIGINT && ++host->interrupts >= 2) {
-    static const char text[] = "\nsbxlua: stopped at once";
-    (void)!write(STDERR_FILENO, text, sizeof(text) - 1);
-    (void)!write(STDERR_FILENO, host->abandoned, strlen(host->abandoned));
-    (void)!write(STDERR_FILENO, "\n", 1);
-    (void)signal(number, SIG_DFL);
-    sigset_t set;
-    (void)sigemptyset(&set);
-    (void)sigaddset(&set, number);
-    (void)sigprocmask(SIG_UNBLOCK, &set, NULL);
-    (void)raise(number);
+    stop_at_once(host, number);
     return;
   }
   host->pending = number;
@@ -73,20 +112,54 @@ void signals_handle(lua_State *L) {
   scope_cancel(L, root);
 }
 
+// A signal that ends the script is left to the run queue; being woken is all.
 static void on_wakeup(uv_async_t *wakeup) {
-  // Being woken is all; the run queue looks for the signal.
-  (void)wakeup;
+  Host *host = wakeup->data;
+  for (int number = 1; number < SIGNALS; number++) {
+    if (!host->signals.arrived[number]) continue;
+    host->signals.arrived[number] = 0;
+    signal_listeners_wake(host->signals.first, number);
+  }
+}
+
+static struct sigaction our_action(void) {
+  struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+  (void)sigemptyset(&action.sa_mask);
+  return action;
+}
+
+int signals_listen(Host *host, int number) {
+  SignalTable *signals = &host->signals;
+  if (signals->listeners[number]++ > 0) return 0;
+  struct sigaction action = our_action();
+  if (sigaction(number, &action, &signals->before[number]) == 0) return 0;
+  int status = -errno;
+  signals->listeners[number] = 0;
+  return status;
+}
+
+void signals_unlisten(Host *host, int number) {
+  SignalTable *signals = &host->signals;
+  if (signals->listeners[number] == 0) return;
+  if (--signals->listeners[number] > 0) return;
+  (void)sigaction(number, &signals->before[number], NULL);
+  signals->arrived[number] = 0;
+  signals_taken(host, number);
+}
+
+void signals_taken(Host *host, int number) {
+  if (number == SIGINT) host->signals.untaken = 0;
 }
 
 int signals_open(Host *host) {
   int status = uv_async_init(&host->reactor.loop, &host->wakeup, on_wakeup);
   if (status != 0) return status;
+  host->wakeup.data = host;
   uv_unref((uv_handle_t *)&host->wakeup);
   main_thread = pthread_self();
   signalled = host;
   host->reactor.on_turn = signals_handle;
-  struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-  (void)sigemptyset(&action.sa_mask);
+  struct sigaction action = our_action();
   for (int i = 0; i < HANDLED; i++) {
     struct sigaction before;
     (void)sigaction(handled[i], NULL, &before);
@@ -98,6 +171,10 @@ int signals_open(Host *host) {
 }
 
 void signals_close(Host *host) {
+  for (int number = 1; number < SIGNALS; number++) {
+    while (host->signals.listeners[number] > 0)
+      signals_unlisten(host, number);
+  }
   for (int i = 0; i < HANDLED; i++) {
     struct sigaction now;
     (void)sigaction(handled[i], NULL, &now);
