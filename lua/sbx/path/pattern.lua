@@ -150,7 +150,7 @@ end
 
 -- Any number of characters of a name, then `out`. Returns the state to begin at.
 local function add_star(states, out)
-  local loop = add(states, "split", nil, nil, out)
+  local loop = add(states, "split", "star", nil, out)
   states[loop].out = add(states, "any", nil, loop)
   return loop
 end
@@ -203,24 +203,41 @@ end
 
 -- --------------------------------------------------------------------- running
 
--- All states that read a character, reached from `list` without reading one; and
--- whether the end is among what is reached.
-local function close_over(states, list)
-  local seen, reading, accepts = {}, {}, false
+-- Adds to `reading` the states that read a character, reached from `list` without
+-- reading one. With `past` it collects there the ways out of stars and does not
+-- take them; without, a literal dot is not reached. Returns whether the end is.
+local function follow(states, list, seen, reading, past)
+  local accepts = false
   while #list > 0 do
     local index = table.remove(list)
-    if not seen[index] then
-      seen[index] = true
-      local state = states[index]
-      if state.op == "split" then
-        list[#list + 1] = state.out
-        list[#list + 1] = state.other
-      elseif state.op == "match" then
-        accepts = true
-      else
-        reading[#reading + 1] = index
-      end
+    local state = states[index]
+    if seen[index] or (not past and state.arg == ".") then goto continue end
+    seen[index] = true
+    if state.op == "split" then
+      list[#list + 1] = state.out
+      local into = past and state.arg == "star" and past or list
+      into[#into + 1] = state.other
+    elseif state.op == "match" then
+      accepts = true
+    else
+      reading[#reading + 1] = index
     end
+    ::continue::
+  end
+  return accepts
+end
+
+-- All states that read a character, reached from `list` without reading one; and
+-- whether the end is among what is reached. Where a name begins a star that stands
+-- for nothing does not make way for a dot: "*.a" does not match ".a".
+local function close_over(self, list, opens)
+  local seen, reading, past = {}, {}, {}
+  local accepts = follow(self.states, list, seen, reading, past)
+  local guarded = opens and not self.hidden
+  while #past > 0 do
+    local left = past
+    past = {}
+    accepts = follow(self.states, left, seen, reading, not guarded and past or nil) or accepts
   end
   table.sort(reading)
   return reading, accepts
@@ -228,7 +245,7 @@ end
 
 -- The one set that stands for these states.
 local function set_of(self, list, opens)
-  local states, accepts = close_over(self.states, list)
+  local states, accepts = close_over(self, list, opens)
   if #states == 0 and not accepts then return false end
   local key = table.concat(states, " ") .. (accepts and "!" or "") .. (opens and "/" or "")
   local set = self.kept[key]
