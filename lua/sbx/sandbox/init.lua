@@ -17,6 +17,7 @@ local tokens = require("sbx.sandbox.tokens")
 local sandbox = {}
 
 ---@class sbx.sandbox.Client
+---@field base_url string  of the API, without the `/api/v1`
 ---@field config sbx.sandbox.Config
 ---@field tokens sbx.sandbox.Tokens
 ---@field owned sbx.sandbox.Ownership
@@ -50,7 +51,7 @@ check.methods(Client, "client")
 
 -- Only what is no secret.
 function Client:__tostring()
-  return "sandbox client of " .. self.config.base_url
+  return "sandbox client of " .. self.base_url
 end
 
 ---@class sbx.sandbox.ClientOptions
@@ -89,6 +90,7 @@ function sandbox.client(options)
     user_agent = "sbxlua/" .. tostring(host.version),
     closed = false,
   }, Client)
+  self.base_url = self.config.base_url
   self.tokens = tokens.new(self)
   self.owned = ownership.new(self)
   return self
