@@ -165,18 +165,24 @@ static int end_send(lua_State *L, int status, lua_KContext context) {
   const WebsocketWait *op = (const WebsocketWait *)context;
   check_handle(L)->send_claimed = false;
   if (op->wait.status != 0) return raise_error(L, op->wait.status, "websocket");
-  if (op->socket->message.sent) return 0;
+  if (op->socket->message.sent) {
+    lua_pushboolean(L, true);
+    return 1;
+  }
   return raise_unsendable(L, op->socket);
 }
 
-// send(bytes, binary): returns once the kernel has taken all. Waits.
+// send(bytes, binary) → true once the kernel has taken all; false at once for a
+// text that is not UTF-8. Waits.
 static int f_send(lua_State *L) {
   Handle *handle = check_handle(L);
   size_t size;
   const char *bytes = luaL_checklstring(L, 2, &size);
   int opcode = lua_toboolean(L, 3) ? FRAME_BINARY : FRAME_TEXT;
-  luaL_argcheck(L, opcode == FRAME_BINARY || !json_bad_utf8(bytes, size), 2,
-                "not UTF-8");
+  if (opcode == FRAME_TEXT && json_bad_utf8(bytes, size)) {
+    lua_pushboolean(L, false);
+    return 1;
+  }
   if (handle->send_claimed) return luaL_error(L, "another task is sending");
   WebsocketWait *op = wait_new(L, sizeof(*op), websocket_close_send, "send");
   op->socket = handle->socket;

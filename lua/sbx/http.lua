@@ -105,6 +105,15 @@ function http.cookies()
   return require("sbx.http.cookies").new()
 end
 
+---Opens a WebSocket: see sbx.http.websocket.
+---@async
+---@param url string  ws://… or wss://…
+---@param options? sbx.http.WebSocketOptions
+---@return sbx.WebSocket
+function http.websocket(url, options)
+  return require("sbx.http.websocket").open(url, options)
+end
+
 ---Percent-encodes all bytes but letters, digits and `-._~`.
 ---@param text string
 ---@return string

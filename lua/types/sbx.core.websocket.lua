@@ -28,6 +28,7 @@ function Websocket:receive() end
 ---@async
 ---@param bytes string
 ---@param binary boolean
+---@return boolean  false: nothing was sent, the text is not UTF-8
 function Websocket:send(bytes, binary) end
 
 ---Seconds until the pong came.
