@@ -1,4 +1,4 @@
-// sbx.core.hash: digests, random bytes and base64, by libcrypto.
+// sbx.core.hash: digests, HMAC and random bytes, by libcrypto.
 
 #include <lua.h>
 
@@ -6,23 +6,42 @@
 #include <limits.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
+#include <openssl/hmac.h>
 #include <openssl/rand.h>
 #include <string.h>
 
 #include "luax.h"
 
-#define SHA256_TYPE "sbx.sha256"
-#define MAX_RANDOM 4096
+#define HASH_TYPE "sbx.hash"
+#define MAX_RANDOM (1024 * 1024)
 
-// libcrypto counts base64 in an int.
-#define MAX_BASE64 (INT_MAX / 2)
+static const struct {
+  const char *name;
+  const EVP_MD *(*method)(void);
+} algorithms[] = {
+    {"sha256", EVP_sha256},
+    {"sha512", EVP_sha512},
+    {"sha1",   EVP_sha1  },
+    {"md5",    EVP_md5   },
+};
 
-typedef struct Sha256 {
+// A running digest.
+typedef struct Hash {
   EVP_MD_CTX *context;  // NULL while closed
-} Sha256;
+} Hash;
 
 static int raise_library(lua_State *L, const char *what) {
   return raise_kind(L, "io", NULL, "%s: libcrypto failed", what);
+}
+
+static const EVP_MD *check_algorithm(lua_State *L, int index) {
+  const char *name = luaL_checkstring(L, index);
+  for (size_t i = 0; i < sizeof(algorithms) / sizeof(algorithms[0]); i++) {
+    if (strcmp(name, algorithms[i].name) == 0) return algorithms[i].method();
+  }
+  luaL_error(L, "algorithm: unknown: '%s'; one of sha256 sha512 sha1 md5",
+             name);
+  return NULL;  // not reached
 }
 
 static int push_hex(lua_State *L, const unsigned char *bytes, size_t length) {
@@ -37,114 +56,110 @@ static int push_hex(lua_State *L, const unsigned char *bytes, size_t length) {
   return 1;
 }
 
-// sha256(bytes) → hex
-static int f_sha256(lua_State *L) {
+// digest(algorithm, bytes) → hex
+static int f_digest(lua_State *L) {
+  const EVP_MD *method = check_algorithm(L, 1);
   size_t length;
-  const char *bytes = luaL_checklstring(L, 1, &length);
+  const char *bytes = luaL_checklstring(L, 2, &length);
   unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned int size;
-  if (!EVP_Digest(bytes, length, digest, &size, EVP_sha256(), NULL))
-    return raise_library(L, "sha256");
+  unsigned size;
+  if (!EVP_Digest(bytes, length, digest, &size, method, NULL))
+    return raise_library(L, "digest");
   return push_hex(L, digest, size);
 }
 
-// sha256_new() → h
-static int f_sha256_new(lua_State *L) {
-  Sha256 *hash = lua_newuserdatauv(L, sizeof(*hash), 0);
+// hmac(algorithm, key, bytes) → hex
+static int f_hmac(lua_State *L) {
+  const EVP_MD *method = check_algorithm(L, 1);
+  size_t key_length, length;
+  const char *key = luaL_checklstring(L, 2, &key_length);
+  const char *bytes = luaL_checklstring(L, 3, &length);
+  luaL_argcheck(L, key_length <= INT_MAX, 2, "too long");
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned size;
+  if (HMAC(method, key, (int)key_length, (const unsigned char *)bytes, length,
+           digest, &size) == NULL)
+    return raise_library(L, "hmac");
+  return push_hex(L, digest, size);
+}
+
+// Running digests
+
+// new(algorithm) → h
+static int f_new(lua_State *L) {
+  const EVP_MD *method = check_algorithm(L, 1);
+  Hash *hash = lua_newuserdatauv(L, sizeof(*hash), 0);
   hash->context = NULL;
-  luaL_setmetatable(L, SHA256_TYPE);
+  luaL_setmetatable(L, HASH_TYPE);
   hash->context = EVP_MD_CTX_new();
-  if (hash->context == NULL ||
-      !EVP_DigestInit_ex(hash->context, EVP_sha256(), NULL))
-    return raise_library(L, "sha256");
+  if (hash->context == NULL || !EVP_DigestInit_ex(hash->context, method, NULL))
+    return raise_library(L, "new");
   return 1;
 }
 
-static Sha256 *check_sha256(lua_State *L) {
-  Sha256 *hash = luaL_checkudata(L, 1, SHA256_TYPE);
+static Hash *check_hash(lua_State *L) {
+  Hash *hash = luaL_checkudata(L, 1, HASH_TYPE);
   luaL_argcheck(L, hash->context != NULL, 1, "closed");
   return hash;
 }
 
 // h:update(bytes) → h
 static int f_update(lua_State *L) {
-  Sha256 *hash = check_sha256(L);
+  Hash *hash = check_hash(L);
   size_t length;
   const char *bytes = luaL_checklstring(L, 2, &length);
   if (!EVP_DigestUpdate(hash->context, bytes, length))
-    return raise_library(L, "sha256");
+    return raise_library(L, "update");
   lua_settop(L, 1);
   return 1;
 }
 
-// h:hex() → hex of all bytes so far; more may follow
-static int f_hex(lua_State *L) {
-  Sha256 *hash = check_sha256(L);
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned int size;
+// The digest of all bytes so far, in `digest`, which has room for the largest.
+// More bytes may follow. Returns its size.
+static size_t finish(lua_State *L, const Hash *hash, unsigned char *digest) {
+  unsigned size;
   EVP_MD_CTX *copy = EVP_MD_CTX_new();
   bool ok = copy != NULL && EVP_MD_CTX_copy_ex(copy, hash->context) &&
             EVP_DigestFinal_ex(copy, digest, &size);
   EVP_MD_CTX_free(copy);
-  if (!ok) return raise_library(L, "sha256");
+  if (!ok) raise_library(L, "digest");
+  return size;
+}
+
+// h:hex() → hex of all bytes so far
+static int f_hex(lua_State *L) {
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  size_t size = finish(L, check_hash(L), digest);
   return push_hex(L, digest, size);
 }
 
-static int gc_sha256(lua_State *L) {
-  Sha256 *hash = luaL_checkudata(L, 1, SHA256_TYPE);
+// h:bytes() → the same as bytes
+static int f_bytes(lua_State *L) {
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  size_t size = finish(L, check_hash(L), digest);
+  lua_pushlstring(L, (const char *)digest, size);
+  return 1;
+}
+
+static int gc_hash(lua_State *L) {
+  Hash *hash = luaL_checkudata(L, 1, HASH_TYPE);
   EVP_MD_CTX_free(hash->context);
   hash->context = NULL;
   return 0;
 }
 
-// random_hex(n) → hex of n bytes that nobody can guess
-static int f_random_hex(lua_State *L) {
+// Random bytes and secrets
+
+// random(n) → n bytes that nobody can guess
+static int f_random(lua_State *L) {
   lua_Integer count = luaL_checkinteger(L, 1);
-  luaL_argcheck(L, count >= 1 && count <= MAX_RANDOM, 1, "out of range");
-  unsigned char bytes[MAX_RANDOM];
-  if (RAND_bytes(bytes, (int)count) != 1) return raise_library(L, "random_hex");
-  push_hex(L, bytes, (size_t)count);
-  OPENSSL_cleanse(bytes, (size_t)count);
-  return 1;
-}
-
-// base64(bytes) → text without line breaks
-static int f_base64(lua_State *L) {
-  size_t length;
-  const char *bytes = luaL_checklstring(L, 1, &length);
-  luaL_argcheck(L, length <= MAX_BASE64, 1, "too long");
+  luaL_argcheck(L, count >= 1 && count <= MAX_RANDOM, 1,
+                "expected 1 to 1048576");
   luaL_Buffer buffer;
-  size_t room = (length + 2) / 3 * 4 + 1;  // libcrypto adds a zero byte
-  char *out = luaL_buffinitsize(L, &buffer, room);
-  int size = EVP_EncodeBlock((unsigned char *)out, (const unsigned char *)bytes,
-                             (int)length);
-  luaL_pushresultsize(&buffer, (size_t)size);
-  return 1;
-}
-
-// libcrypto would skip blanks and take "=" anywhere.
-static bool is_base64(const char *text, size_t length, size_t padding) {
-  static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                                 "abcdefghijklmnopqrstuvwxyz0123456789+/";
-  return length % 4 == 0 && strspn(text, alphabet) == length - padding;
-}
-
-// base64_decode(text) → bytes; raises kind `base64`
-static int f_base64_decode(lua_State *L) {
-  size_t length, padding = 0;
-  const char *text = luaL_checklstring(L, 1, &length);
-  luaL_argcheck(L, length <= MAX_BASE64, 1, "too long");
-  while (padding < 2 && padding < length && text[length - 1 - padding] == '=')
-    padding++;
-  if (!is_base64(text, length, padding))
-    return raise_kind(L, "base64", NULL, "base64_decode: not base64");
-
-  luaL_Buffer buffer;
-  char *out = luaL_buffinitsize(L, &buffer, length / 4 * 3 + 1);
-  int size = EVP_DecodeBlock((unsigned char *)out, (const unsigned char *)text,
-                             (int)length);
-  if (size < 0) return raise_library(L, "base64_decode");
-  luaL_pushresultsize(&buffer, (size_t)size - padding);
+  char *bytes = luaL_buffinitsize(L, &buffer, (size_t)count);
+  if (RAND_bytes((unsigned char *)bytes, (int)count) != 1)
+    return raise_library(L, "random");
+  luaL_pushresultsize(&buffer, (size_t)count);
   return 1;
 }
 
@@ -160,22 +175,22 @@ static int f_equal(lua_State *L) {
 static const luaL_Reg methods[] = {
     {"update", f_update},
     {"hex",    f_hex   },
+    {"bytes",  f_bytes },
     {NULL,     NULL    },
 };
 
 static const luaL_Reg functions[] = {
-    {"sha256",        f_sha256       },
-    {"sha256_new",    f_sha256_new   },
-    {"random_hex",    f_random_hex   },
-    {"base64",        f_base64       },
-    {"base64_decode", f_base64_decode},
-    {"equal",         f_equal        },
-    {NULL,            NULL           },
+    {"digest", f_digest},
+    {"hmac",   f_hmac  },
+    {"new",    f_new   },
+    {"random", f_random},
+    {"equal",  f_equal },
+    {NULL,     NULL    },
 };
 
 int luaopen_sbx_core_hash(lua_State *L) {
-  luaL_newmetatable(L, SHA256_TYPE);
-  lua_pushcfunction(L, gc_sha256);
+  luaL_newmetatable(L, HASH_TYPE);
+  lua_pushcfunction(L, gc_hash);
   lua_setfield(L, -2, "__gc");
   luaL_newlib(L, methods);
   lua_setfield(L, -2, "__index");

@@ -118,14 +118,9 @@ static void close_listener(SignalListener *listener) {
   listener->host = NULL;
 }
 
-// close(): what has come and was not taken is dropped. Again is harmless.
-static int f_close(lua_State *L) {
-  close_listener(check_listener(L));
-  return 0;
-}
-
+// Also close(): what has come and was not taken is dropped. Again is harmless.
 static int gc_listener(lua_State *L) {
-  close_listener(lua_touserdata(L, 1));
+  close_listener(check_listener(L));
   return 0;
 }
 
@@ -174,9 +169,9 @@ static int f_send(lua_State *L) {
 }
 
 static const luaL_Reg methods[] = {
-    {"wait",  f_wait },
-    {"close", f_close},
-    {NULL,    NULL   },
+    {"wait",  f_wait     },
+    {"close", gc_listener},
+    {NULL,    NULL       },
 };
 
 static const luaL_Reg functions[] = {

@@ -1,4 +1,7 @@
+local core = require("sbx.core.hash")
+local encoding = require("sbx.encoding")
 local errors = require("sbx.errors")
+local expect = dofile("tests/expect.lua")
 local fs = require("sbx.fs")
 local hash = require("sbx.hash")
 local task = require("sbx.task")
@@ -55,44 +58,93 @@ test("hash: sha256_file of a file without end stops when its time is up", functi
   assert(not ok and errors.is_error(err) and err:is("timeout"), tostring(err))
 end)
 
-test("hash: random_hex never repeats", function()
+-- RFC 1321, RFC 3174, FIPS 180-4; HMAC by RFC 2202 and RFC 4231.
+local ABCS = {
+  md5 = "900150983cd24fb0d6963f7d28e17f72",
+  sha1 = "a9993e364706816aba3e25717850c26c9cd0d89d",
+  sha256 = ABC,
+  sha512 = "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a"
+    .. "2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f",
+}
+
+test("hash: each algorithm gives the published digest, at one go and in pieces", function()
+  for algorithm, digest in pairs(ABCS) do
+    assert(hash[algorithm]("abc") == digest, algorithm)
+    local running = hash.new(algorithm):update("a")
+    assert(running:hex() == hash[algorithm]("a"))
+    assert(running:update("bc"):hex() == digest)
+    assert(running:bytes() == encoding.hex_decode(digest))
+  end
+  assert(hash.new():hex() == EMPTY)
+end)
+
+test("hash: hmac gives the published codes", function()
+  local cases = {
+    { "md5", ("\x0b"):rep(16), "Hi There", "9294727a3638bb1c13f48ef8158bfc9d" },
+    { "sha1", "Jefe", "what do ya want for nothing?", "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79" },
+    { "sha256", "Jefe", "what do ya want for nothing?",
+      "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843" },
+    { "sha256", ("\xaa"):rep(131), "Test Using Larger Than Block-Size Key - Hash Key First",
+      "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54" },
+    { "sha512", "Jefe", "what do ya want for nothing?",
+      "164b7a7bfcf819e2e395fbe73b56e0a387bd64222e831fd610270cd7ea250554"
+      .. "9758bf75c05a994a6d034f65f8f0e6fdcaeab1a34d4a6b4b636e070a38bce737" },
+    { "sha256", "", "", "b613679a0814d9ec772f95d778c35fc5ff1697c493715653c6c712144292c5ad" },
+  }
+  for _, case in ipairs(cases) do
+    assert(hash.hmac(case[1], case[2], case[3]) == case[4], case[1])
+  end
+end)
+
+test("hash: file takes any algorithm, little memory, and lets others run", function()
+  local dir <close> = fs.tmpdir { prefix = "hash" }
+  local path = dir.path .. "/data"
+  local data = ("0123456789abcdef"):rep(1 << 20) -- 16 MiB
+  fs.write(path, data)
+  local wanted = hash.sha512(data)
+  data = nil
+  collectgarbage()
+  local most, turns = 0, 0
+  task.scope(function(scope)
+    scope:daemon(function()
+      while true do
+        turns = turns + 1
+        collectgarbage()
+        most = math.max(most, collectgarbage("count"))
+        task.sleep(0)
+      end
+    end)
+    local before = collectgarbage("count")
+    local digest, size = hash.file(path, "sha512")
+    assert(digest == wanted and size == 1 << 24 and data == nil)
+    assert(most < before + 2048, ("%.0f KiB more"):format(most - before))
+  end)
+  assert(turns > 5)
+end)
+
+test("hash: random bytes and UUIDs never repeat", function()
   local seen = {}
   for _ = 1, 1000 do
-    local text = hash.random_hex(16)
-    assert(#text == 32 and not text:find("[^0-9a-f]") and not seen[text])
-    seen[text] = true
-  end
-  assert(#hash.random_hex(4096) == 8192)
-  for _, count in ipairs { 0, -1, 4097, math.maxinteger } do
-    assert(not pcall(hash.random_hex, count))
-  end
-end)
-
-test("hash: base64 gives the published texts and takes them back", function()
-  local texts = { [""] = "", f = "Zg==", fo = "Zm8=", foo = "Zm9v", foob = "Zm9vYg==",
-    fooba = "Zm9vYmE=", foobar = "Zm9vYmFy", ["\xFB\xFF\0"] = "+/8A" }
-  for bytes, text in pairs(texts) do
-    assert(hash.base64(bytes) == text and hash.base64_decode(text) == bytes, text)
-  end
-  math.randomseed(3, 1)
-  for length = 0, 300 do
-    local bytes = {}
-    for i = 1, length do
-      bytes[i] = string.char(math.random(0, 255))
+    local text, bytes, uuid = hash.random_hex(16), hash.random_bytes(16), hash.uuid()
+    assert(#text == 32 and not text:find("[^0-9a-f]") and #bytes == 16)
+    local hex, dash = "%x%x%x%x", "%-"
+    assert(uuid:find("^" .. hex .. hex .. dash .. hex .. dash .. "4%x%x%x" .. dash .. "[89ab]%x%x%x"
+      .. dash .. hex .. hex .. hex .. "$"))
+    for _, value in ipairs { text, bytes, uuid } do
+      assert(not seen[value] and value == value:lower() or #value == 16)
+      seen[value] = true
     end
-    local whole = table.concat(bytes)
-    assert(hash.base64_decode(hash.base64(whole)) == whole)
+  end
+  assert(#hash.random_hex(1048576) == 2097152 and #hash.random_bytes(1) == 1)
+  for _, count in ipairs { 0, -1, 1048577, math.maxinteger, 1.5 } do
+    expect.misuse("n: expected a whole number", hash.random_hex, count)
+    expect.misuse("n: expected a whole number", hash.random_bytes, count)
   end
 end)
 
-test("hash: base64_decode refuses what base64 never writes", function()
-  for _, text in ipairs {
-    "Z", "Zg", "Zg=", "Zg===", "====", "=", "Z===", "Zm9v\n", " Zm9v", "Zm9v ", "Zm 9", "Z=9v",
-    "Zg==Zg==", "Zm-v", "Zm_v", "Zm9\0", "Zm9v\0\0\0\0", "Zm9\xFF",
-  } do
-    local ok, err = pcall(hash.base64_decode, text)
-    assert(not ok and errors.is_error(err) and err.kind == "base64", text)
-  end
+test("hash: base64 is that of sbx.encoding", function()
+  assert(hash.base64("foob") == "Zm9vYg==" and hash.base64_decode("Zm9vYg==") == "foob")
+  assert(expect.failure(hash.base64_decode, "Zg=\n").kind == "syntax")
 end)
 
 test("hash: equal compares all bytes", function()
@@ -101,9 +153,22 @@ test("hash: equal compares all bytes", function()
 end)
 
 test("hash: misuse raises a plain error", function()
-  for _, name in ipairs { "sha256", "base64", "base64_decode", "random_hex", "equal" } do
-    local ok, err = pcall(hash[name], nil)
-    assert(not ok and type(err) == "string", name)
+  for _, name in ipairs { "sha256", "sha512", "sha1", "md5" } do
+    expect.misuse("bytes: expected a string", hash[name], 12)
   end
-  assert(not pcall(hash.sha256_new().update, {}, "x"))
+  expect.misuse("a: expected a string", hash.equal, nil, "")
+  expect.misuse("key: expected a string", hash.hmac, "sha256", nil, "")
+  expect.misuse("bytes: expected a string", hash.hmac, "sha256", "")
+  expect.misuse("path: expected a string", hash.file, nil)
+  for _, call in ipairs {
+    function() local _ = hash.new("sha3") end,
+    function() local _ = hash.new(256) end,
+    function() local _ = hash.hmac("SHA256", "", "") end,
+    function() local _ = hash.file("/dev/null", "crc32") end,
+  } do
+    expect.misuse("test_hash.lua", call)
+    expect.misuse("algorithm: expected sha256, sha512, sha1 or md5, got", call)
+  end
+  expect.misuse("algorithm: unknown", core.digest, "sha3", "")
+  assert(not pcall(hash.new().update, {}, "x"))
 end)

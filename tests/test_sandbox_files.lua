@@ -1,5 +1,5 @@
 local fs = require("sbx.fs")
-local hash = require("sbx.core.hash")
+local hash = require("sbx.hash")
 local task = require("sbx.task")
 
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"

@@ -1,7 +1,7 @@
 -- The client against the real server of this machine, and the two demos.
 
 local fs = require("sbx.fs")
-local hash = require("sbx.core.hash")
+local hash = require("sbx.hash")
 local host = require("sbx.core.host")
 local http = require("sbx.http")
 local local_server = require("sbx.local_server")

@@ -1,37 +1,43 @@
 ---@meta sbx.core.hash
+-- Digests, HMAC and random bytes. Algorithms: "sha256", "sha512", "sha1", "md5".
 
 ---@class sbx.core.hash
 local hash = {}
 
----@class sbx.Sha256
-local Sha256 = {}
+---A running digest.
+---@class sbx.Hash
+local Hash = {}
 
 ---@param bytes string
----@return sbx.Sha256
-function Sha256:update(bytes) end
+---@return sbx.Hash
+function Hash:update(bytes) end
 
+---The digest of all bytes so far as hexadecimal digits; more may follow.
 ---@return string
-function Sha256:hex() end
+function Hash:hex() end
 
+---The same as bytes.
+---@return string
+function Hash:bytes() end
+
+---@param algorithm string
 ---@param bytes string
----@return string
-function hash.sha256(bytes) end
+---@return string hex
+function hash.digest(algorithm, bytes) end
 
----@return sbx.Sha256
-function hash.sha256_new() end
-
----@param n integer  bytes, from 1 to 4096
----@return string
-function hash.random_hex(n) end
-
+---@param algorithm string
+---@param key string
 ---@param bytes string
----@return string
-function hash.base64(bytes) end
+---@return string hex
+function hash.hmac(algorithm, key, bytes) end
 
----Raises kind `base64`.
----@param text string
----@return string
-function hash.base64_decode(text) end
+---@param algorithm string
+---@return sbx.Hash
+function hash.new(algorithm) end
+
+---@param n integer  1 to 1048576
+---@return string bytes
+function hash.random(n) end
 
 ---@param a string
 ---@param b string

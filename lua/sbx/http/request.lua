@@ -2,7 +2,7 @@
 -- a caller can get wrong is refused here, with the caller's own line.
 
 local body = require("sbx.http.body")
-local hash = require("sbx.core.hash")
+local hash = require("sbx.hash")
 local headers = require("sbx.http.headers")
 local options = require("sbx.http.options")
 

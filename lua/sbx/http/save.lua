@@ -1,7 +1,7 @@
 -- A file that has its name only once it is whole.
 
 local fs = require("sbx.fs")
-local hash = require("sbx.core.hash")
+local hash = require("sbx.hash")
 local task = require("sbx.task")
 
 local CLEANUP = 10 -- seconds for removing a temporary file in a cancelled task
