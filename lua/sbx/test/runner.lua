@@ -63,20 +63,27 @@ local function guard(state, seconds)
   state.scope:cancel("the test's time was over")
 end
 
--- Runs `fn(scope)` under a deadline and as what a signal cancels. Returns whether
--- it succeeded, and its error.
+-- Runs `fn(scope)` under a deadline and as what a signal cancels.
+---@async
+local function run_in_scope(outer, state, seconds, fn)
+  state.apart[outer:daemon(guard, state, seconds)] = true
+  task.yield() -- it waits from here on: what a test counts holds still
+  task.scope(function(scope)
+    state.scope = scope
+    current = state
+    core.set_root(scope)
+    task.checkpoint() -- a signal that came meanwhile
+    return fn(scope)
+  end)
+end
+
+-- The same in a task of its own, which takes along what `fn` left open. Returns
+-- whether it succeeded, and its error.
 ---@async
 local function run_guarded(state, seconds, fn)
-  local ok, err = pcall(task.scope, function(outer)
-    state.apart = { [outer:daemon(guard, state, seconds)] = true }
-    task.yield() -- it waits from here on: what a test counts holds still
-    task.scope(function(scope)
-      state.scope = scope
-      current = state
-      core.set_root(scope)
-      task.checkpoint() -- a signal that came meanwhile
-      fn(scope)
-    end)
+  state.apart = { [task.current()] = true }
+  local ok, err = task.scope(function(scope)
+    return scope:pspawn(task.scope, run_in_scope, state, seconds, fn):pjoin()
   end)
   current = nil
   return ok, err
