@@ -32,7 +32,7 @@ typedef struct Feed {
   bool active;   // the body comes this way
   bool wanted;   // libcurl has asked for bytes
   bool starved;  // ... and waits for them
-  bool ended;
+  bool ended;    // there is no more, or nobody wants it
 } Feed;
 
 // Bytes to be sent: from memory, from a file that is read as it is sent, or fed
@@ -165,6 +165,7 @@ struct Transfer {
   size_t head_lines;
   bool head_whole;      // the empty line after the headers has come
   bool sink_chosen;     // status known, the first byte of the body was seen
+  bool refused;         // an answer came that ends the sending of a fed body
   bool receive_paused;  // libcurl holds back bytes until the reader catches up
   double submitted_at, admitted_at;  // reactor_now()
   double progress_at;                // when `progress` last changed

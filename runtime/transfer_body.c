@@ -226,10 +226,11 @@ size_t on_write(char *data, size_t size, size_t count, void *context) {
 
 // The head of a streamed answer is known before its body, unless it is interim.
 static void end_head(Transfer *transfer) {
-  if (!transfer->streamed || transfer->head_final) return;
   CURL *easy = transfer->line->easy;
   (void)curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &transfer->status);
-  if (transfer->status < 200) return;
+  if (transfer->status >= 400) flow_refuse(transfer);
+  if (!transfer->streamed || transfer->head_final || transfer->status < 200)
+    return;
   transfer->head_final = true;
   read_timing(transfer);
   flow_notify(transfer);

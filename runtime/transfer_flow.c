@@ -76,6 +76,37 @@ static void resume(Transfer *transfer) {
   (void)timer_start(&transfer->pool->reactor->timers, &line->shard->timer, 0);
 }
 
+// ---- refused
+//
+// libcurl stops sending when an error comes early, but not while it is paused:
+// then it would wait for the script, which may have nothing for a long time.
+
+static void end_feed(Feed *feed) {
+  feed->ended = true;
+  feed->starved = false;
+}
+
+void flow_refuse(Transfer *transfer) {
+  if (!is_starved(transfer) || transfer->refused) return;
+  transfer->refused = true;
+  transfer->pool->refusals++;
+}
+
+void flows_end_refused(TransferPool *pool) {
+  while (pool->refusals > 0) {
+    Transfer *transfer = pool->live;
+    while (transfer && !transfer->refused)
+      transfer = transfer->next;
+    pool->refusals--;
+    if (!transfer) continue;  // it has ended meanwhile
+    transfer->refused = false;
+    end_feed(&transfer->body.feed);
+    for (size_t i = 0; i < transfer->part_count; i++)
+      end_feed(&transfer->parts[i].source.feed);
+    resume(transfer);
+  }
+}
+
 // ---- received
 
 size_t flow_write(Transfer *transfer, const char *data, size_t size) {

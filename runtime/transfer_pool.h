@@ -87,6 +87,7 @@ struct TransferPool {
   Socket **sockets;  // by file descriptor
   size_t socket_capacity;
   Transfer *live;
+  size_t refusals;   // live transfers that are `refused`, until seen to
   Transfer *broken;  // failed inside a callback of libcurl, by queue_next
   Host *hosts[256];
   size_t host_count;
@@ -200,6 +201,11 @@ bool feeds_consumed(const Transfer *transfer);
 size_t flow_read(Source *source, char *buffer, size_t room);
 size_t flow_write(Transfer *transfer, const char *data, size_t size);
 void flow_notify(Transfer *transfer);
+
+// Notes that the peer has refused what is still being sent, and sees to all of
+// whom that was noted; the second not from a callback.
+void flow_refuse(Transfer *transfer);
+void flows_end_refused(TransferPool *pool);
 
 // transfer_error.c
 

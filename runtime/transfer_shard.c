@@ -49,6 +49,7 @@ void shard_settle(Shard *shard) {
   }
   while (pool->broken)
     transfer_finish(pool->broken);
+  if (pool->refusals > 0) flows_end_refused(pool);
   shard->in_flight--;
   if (shard->retired && shard->in_flight == 0) shard_free(shard);
 }
