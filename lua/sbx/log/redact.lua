@@ -110,16 +110,24 @@ function redact.hides(name, value)
   return not (type(value) == "number" and is_count(name, tostring(value)))
 end
 
----`text` without secrets.
+---`text` without what was registered and what has the shape of a key.
 ---@param text string
 ---@return string
-function redact.text(text)
+function redact.keys(text)
   for _, value in ipairs(registered) do
     text = without(text, value)
   end
   for _, shape in ipairs(SHAPES) do
     text = text:gsub(shape[1], shape[2])
   end
+  return text
+end
+
+---`text` without secrets: also without what is assigned to names that sound so.
+---@param text string
+---@return string
+function redact.text(text)
+  text = redact.keys(text)
   for _, pattern in ipairs(ASSIGNMENTS) do
     text = text:gsub(pattern, hide_assigned)
   end
