@@ -174,7 +174,10 @@ static CURLcode set_answer(Transfer *transfer, CURL *easy) {
   // What a stream holds back is bounded by how far its input can swell.
   if (transfer->decode)
     SET(CURLOPT_ACCEPT_ENCODING, transfer->streamed ? "deflate, gzip" : "");
-  if (transfer->jar) SET(CURLOPT_SHARE, cookie_jar_share(transfer->jar));
+  if (transfer->jar) {
+    SET(CURLOPT_SHARE, cookie_jar_share(transfer->jar));
+    SET(CURLOPT_COOKIEFILE, "");  // else they are kept, but not sent
+  }
   if (transfer->cookie) SET(CURLOPT_COOKIE, transfer->cookie);
   SET(CURLOPT_WRITEFUNCTION, on_write);
   SET(CURLOPT_WRITEDATA, transfer);

@@ -139,7 +139,11 @@ static void line_give(Line *line) {
   // next.
   curl_easy_reset(line->easy);
   Transfer *transfer = line->transfer;
-  if (transfer->jar) (void)curl_easy_setopt(line->easy, CURLOPT_SHARE, NULL);
+  if (transfer->jar) {
+    // Both survive a reset; cookies of this request must not go with the next.
+    (void)curl_easy_setopt(line->easy, CURLOPT_SHARE, NULL);
+    (void)curl_easy_setopt(line->easy, CURLOPT_COOKIEFILE, NULL);
+  }
   curl_mime_free(transfer->mime);
   transfer->mime = NULL;
   curl_slist_free_all(transfer->resolve);
