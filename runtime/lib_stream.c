@@ -201,19 +201,27 @@ static const luaL_Reg functions[] = {
     {NULL,   NULL  },
 };
 
+// Pushes the metatable of all streams.
+static void push_metatable(lua_State *L) {
+  if (!luaL_newmetatable(L, STREAM_TYPE)) return;
+  luaL_setfuncs(L, metamethods, 0);
+  luaL_newlib(L, methods);
+  lua_setfield(L, -2, "__index");
+}
+
 Stream **stream_push(lua_State *L) {
   Stream **slot = lua_newuserdatauv(L, sizeof(Stream *), 0);
   *slot = NULL;
-  if (luaL_newmetatable(L, STREAM_TYPE)) {
-    luaL_setfuncs(L, metamethods, 0);
-    luaL_newlib(L, methods);
-    lua_setfield(L, -2, "__index");
-  }
+  push_metatable(L);
   lua_setmetatable(L, -2);
   return slot;
 }
 
 int luaopen_sbx_core_stream(lua_State *L) {
   luaL_newlib(L, functions);
+  push_metatable(L);
+  lua_getfield(L, -1, "__index");
+  lua_setfield(L, -3, "methods");  // sbx.stream adds to them
+  lua_pop(L, 1);
   return 1;
 }

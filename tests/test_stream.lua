@@ -2,6 +2,8 @@ local core = require("sbx.core.stream")
 local errors = require("sbx.errors")
 local task = require("sbx.task")
 
+require("sbx.stream")
+
 -- What the peer sends until it ends its side.
 local function read_all(stream)
   local parts = {}
@@ -206,4 +208,36 @@ test("stream: a descriptor can be opened a second time", function()
   local copy <close> = core.open(left:fileno())
   copy:write("through the copy")
   assert(right:read() == "through the copy")
+end)
+
+test("stream: lines and measured reads share the bytes with read", function()
+  local left <close>, right = core.pair()
+  right:write("one\ntwo\nthree four five\nrest")
+  right:close()
+  assert(left:line() == "one" and left:read(2) == "tw" and left:line(true) == "o\n")
+  assert(left:bytes(6) == "three " and left:read(4) == "four" and left:lines()() == " five")
+  assert(left:all() == "rest" and left:all() == "" and left:line() == nil and left:read() == nil)
+  left:close()
+  local ok, err = pcall(left.line, left)
+  assert(not ok and err.code == "EBADF")
+end)
+
+test("stream: a line that is cancelled midway is not lost", function()
+  local left <close>, right = core.pair()
+  local _ <close> = right
+  right:write("begin")
+  assert(task.move_on(0.01, left.line, left) == false)
+  assert(task.move_on(0.01, left.bytes, left, 9) == false)
+  right:write(" end\nnext")
+  assert(left:line() == "begin end" and left:read() == "next")
+end)
+
+test("stream: one whose lines were read is collected and closed", function()
+  local left <close>, right = core.pair()
+  left:write("a\nb\n")
+  assert(right:line() == "a")
+  right = nil
+  collectgarbage()
+  collectgarbage()
+  assert(left:read() == nil and right == nil)
 end)

@@ -1,9 +1,11 @@
--- TCP and Unix sockets: connections are `sbx.Stream`s with read, write, shutdown
--- and close; listeners have accept and close. All are `<close>` values.
+-- TCP and Unix sockets: connections are `sbx.Stream`s with read, lines, write,
+-- shutdown and close; listeners have accept and close. All are `<close>` values.
 
 local check = require("sbx.check")
 local core = require("sbx.core.net")
 local task = require("sbx.task")
+
+require("sbx.stream")
 
 ---@class sbx.net
 local net = {}

@@ -5,6 +5,7 @@
 -- ECONNRESET, and EBADF for who waits on a stream that is closed.
 
 ---@class sbx.core.stream
+---@field methods table<string, function>  of all streams; sbx.stream adds to them
 local stream = {}
 
 ---@class sbx.Stream
