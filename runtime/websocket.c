@@ -62,8 +62,9 @@ void websocket_drop(Websocket *socket) {
 
 static void update(Websocket *socket) {
   if (!socket->dial) return;
+  bool sends = socket->chunk_left > 0 || socket->message.busy;
   int events = (websocket_wants_bytes(socket) ? UV_READABLE : 0) |
-               (socket->chunk_left > 0 ? UV_WRITABLE : 0);
+               (sends ? UV_WRITABLE : 0);
   bool hold =
       socket->receiver || socket->sender || socket->pinger || socket->closer;
   int status = transfer_watch(&socket->dial->transfer, events, hold);
