@@ -5,6 +5,7 @@
 
 local fs = require("sbx.fs")
 local log = require("sbx.log")
+local time = require("sbx.time")
 
 local values = {}
 
@@ -31,17 +32,10 @@ local function to_number(word)
   return nil, "a number"
 end
 
-local SECONDS = { ms = 0.001, s = 1, m = 60, h = 3600, d = 86400, w = 604800 }
-
 local function to_duration(word)
-  local total, rest = 0, word
-  if rest:find("^%d+%.?%d*$") then rest = rest .. "s" end
-  repeat
-    local digits, unit, more = rest:match("^(%d+%.?%d*)(%a+)(.*)$")
-    if not digits or not SECONDS[unit] then return nil, "a time such as 90, 30s, 10m or 1h30m" end
-    total, rest = total + tonumber(digits) * SECONDS[unit], more
-  until rest == ""
-  return math.tointeger(total) or total
+  local ok, seconds = pcall(time.duration, word)
+  if ok then return math.tointeger(seconds) or seconds end
+  return nil, "a time such as 90, 30s, 10m or 1h30m"
 end
 
 local POWERS = { [""] = 0, K = 1, M = 2, G = 3, T = 4 }
