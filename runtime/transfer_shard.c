@@ -135,15 +135,15 @@ Line *line_take(const Transfer *transfer) {
 
 static void line_give(Line *line) {
   Shard *shard = line->shard;
+  Transfer *transfer = line->transfer;
+  if (transfer->jar) {
+    // A reset leaves both: cookies of this request must not go with the next.
+    (void)curl_easy_setopt(line->easy, CURLOPT_COOKIEFILE, NULL);
+    (void)curl_easy_setopt(line->easy, CURLOPT_SHARE, NULL);
+  }
   // Also frees what the options hold: nothing of one request may show in the
   // next.
   curl_easy_reset(line->easy);
-  Transfer *transfer = line->transfer;
-  if (transfer->jar) {
-    // Both survive a reset; cookies of this request must not go with the next.
-    (void)curl_easy_setopt(line->easy, CURLOPT_SHARE, NULL);
-    (void)curl_easy_setopt(line->easy, CURLOPT_COOKIEFILE, NULL);
-  }
   curl_mime_free(transfer->mime);
   transfer->mime = NULL;
   curl_slist_free_all(transfer->resolve);
