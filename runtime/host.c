@@ -11,12 +11,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
+#include "child_limit.h"
 #include "core_modules.h"
 #include "embedded.h"
 #include "luax.h"
+#include "stock_io.h"
 #include "task.h"
 #include "transfer.h"
 
@@ -30,14 +31,6 @@ static void fill_standard_descriptors(void) {
 // Descriptors that our own parent left open are no business of our children.
 static void seal_descriptors(void) {
   (void)close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
-}
-
-// Thousands of connections need more than the usual soft limit of 1024.
-static void raise_descriptor_limit(void) {
-  struct rlimit limit;
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  (void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 // ---- finding the library
@@ -97,8 +90,23 @@ static int f_find(lua_State *L) {
 
 // ---- the state
 
-static void on_warning(void *unused, const char *text, int more) {
-  (void)unused;
+// Warnings are on from the start: errors in __gc metamethods are among them.
+// `parameter` is the Host.
+static void on_warning(void *parameter, const char *text, int more) {
+  Host *host = parameter;
+  bool begins = !host->warning_goes_on;
+  host->warning_goes_on = more;
+  if (begins && !more && text[0] == '@') {
+    if (strcmp(text, "@off") == 0) host->warnings_off = true;
+    if (strcmp(text, "@on") == 0) host->warnings_off = false;
+    return;
+  }
+  if (host->warnings_off) return;
+  if (begins) {
+    slow_files_push(&host->slow_files, false);
+    (void)fflush(stdout);
+    (void)fputs("Lua warning: ", stderr);
+  }
   (void)fputs(text, stderr);
   if (!more) (void)fputc('\n', stderr);
 }
@@ -108,9 +116,10 @@ static void on_warning(void *unused, const char *text, int more) {
 static int prepare(lua_State *L) {
   Host *host = lua_touserdata(L, 1);
   luaL_openlibs(L);
-  lua_setwarnf(L, on_warning, NULL);
+  lua_setwarnf(L, on_warning, host);
   lua_gc(L, LUA_GCGEN, 0, 0);
   coroutine_install(L);
+  stock_io_install(L);
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
   luaL_setfuncs(L, core_modules, 0);
   lua_pop(L, 1);
@@ -180,6 +189,7 @@ static int run(lua_State *L) {
 // Whoever reads our output sees it before the program waits, also in a pipe.
 static void on_before_wait(uv_prepare_t *prepare) {
   Host *host = prepare->data;
+  slow_files_push(&host->slow_files, false);
   if (host->output_error == 0 && fflush(stdout) != 0)
     host->output_error = errno;
 }
@@ -210,10 +220,26 @@ static int run_state(Host *host, lua_State *L) {
   return status;
 }
 
+// The exit status of a run whose output may have been lost.
+static int check_output(Host *host, int status) {
+  int problem = host->slow_files.output_error;
+  if (problem == 0 && (fflush(stdout) != 0 || ferror(stdout))) problem = -errno;
+  // A run that failed has told why; mostly it was this.
+  if (problem == 0 || status != 0) return status;
+  // The reader is gone: end as quietly as a program that SIGPIPE stopped.
+  if (problem == UV_EPIPE) return 128 + SIGPIPE;
+  if (problem == UV_ETIMEDOUT)
+    (void)fputs("sbxlua: write to stdout: nobody took the last of it\n",
+                stderr);
+  else
+    (void)fprintf(stderr, "sbxlua: write to stdout: %s\n", strerror(-problem));
+  return 1;
+}
+
 int host_run(int argc, char **argv) {
   fill_standard_descriptors();
   seal_descriptors();
-  raise_descriptor_limit();
+  child_limit_raise();  // thousands of connections need it
   (void)signal(SIGPIPE, SIG_IGN);
   // Before the pool's first use; more than the default of 4, because file work
   // of many tasks shares it.
@@ -230,8 +256,12 @@ int host_run(int argc, char **argv) {
   host->argv = argv;
   host->observer = LUA_NOREF;
   host->reactor.on_deadlock = on_deadlock;
+  host->reactor.slow_files = &host->slow_files;
   int status = flush_before_waits(host);
   if (status == 0) status = signals_open(host);
+  if (status == 0)
+    status = slow_files_open(&host->slow_files, &host->reactor.loop,
+                             &host->first_signal);
   if (status == 0) {
     status = run_state(host, L);
     // Refuse new waits, let go of connections, then of Lua, then of the loop.
@@ -239,8 +269,12 @@ int host_run(int argc, char **argv) {
     signals_close(host);
     transfer_pool_close(&host->reactor);
     lua_close(L);
+    slow_files_push(&host->slow_files, !host->hurried);
+    slow_files_close(&host->slow_files);
     transfer_pool_free(&host->reactor);
     reactor_close(&host->reactor);
+    if (host->exits && status == 0) status = host->exit_status;
+    status = check_output(host, status);
   }
   free(host);
   return status;

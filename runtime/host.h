@@ -10,6 +10,7 @@
 #include <uv.h>
 
 #include "reactor.h"
+#include "slow_file.h"
 
 struct SignalListener;
 
@@ -28,10 +29,13 @@ typedef struct SignalTable {
 
 typedef struct Host {
   Reactor reactor;  // first, so that a Reactor * is a Host *
+  SlowFiles slow_files;
   uv_async_t wakeup;
   uv_prepare_t before_wait;  // flushes stdout
   int output_error;          // errno of a flush that failed, or 0
-  bool hurried;              // the last output is not worth blocking for
+  bool exits;                // os.exit was called, with this:
+  int exit_status;
+  bool hurried;  // the last output is not worth blocking for
   bool warnings_off;
   bool warning_goes_on;  // its end has yet to come
   SignalTable signals;

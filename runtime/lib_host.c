@@ -14,6 +14,7 @@
 #include "host.h"
 #include "luax.h"
 #include "screen.h"
+#include "stock_io.h"
 
 #ifndef SBXLUA_VERSION
 #define SBXLUA_VERSION "0.0.0"
@@ -82,22 +83,28 @@ static int f_signal(lua_State *L) {
   return 1;
 }
 
-// write(fd, bytes): all of them, to a terminal, a file or a pipe. Blocks when
-// the reader is slow: for short messages and for print.
+// write(fd, bytes): like print, to 1 or 2. Waits while a slow reader has much
+// to catch up with; where the VM cannot suspend, it blocks.
 static int f_write(lua_State *L) {
-  int fd = (int)luaL_checkinteger(L, 1);
+  lua_Integer fd = luaL_checkinteger(L, 1);
   size_t size;
   const char *bytes = luaL_checklstring(L, 2, &size);
-  FILE *stream = fd == STDOUT_FILENO   ? stdout
-                 : fd == STDERR_FILENO ? stderr
-                                       : NULL;
-  luaL_argcheck(L, stream, 1, "expected 1 or 2");
-  screen_before_output(L, fd);
-  // A flush that failed earlier has lost output: this is the first to say so.
-  errno = stream == stdout ? host_of(L)->output_error : 0;
-  if (errno == 0 && fwrite(bytes, 1, size, stream) == size) return 0;
-  int problem = errno ? errno : EIO;
-  return raise_error(L, -problem, "write to std%s", fd == 1 ? "out" : "err");
+  luaL_argcheck(L, fd == STDOUT_FILENO || fd == STDERR_FILENO, 1,
+                "expected 1 or 2");
+  return stock_write(L, (int)fd, bytes, size);
+}
+
+// exit_status() -> what os.exit was called with; nothing before
+static int f_exit_status(lua_State *L) {
+  if (!host_of(L)->exits) return 0;
+  lua_pushinteger(L, host_of(L)->exit_status);
+  return 1;
+}
+
+// hurry(): the end of the run does not wait for whoever reads our output
+static int f_hurry(lua_State *L) {
+  host_of(L)->hurried = true;
+  return 0;
 }
 
 static const luaL_Reg functions[] = {
@@ -109,6 +116,8 @@ static const luaL_Reg functions[] = {
     {"observe",       f_observe      },
     {"signal",        f_signal       },
     {"write",         f_write        },
+    {"exit_status",   f_exit_status  },
+    {"hurry",         f_hurry        },
     {NULL,            NULL           },
 };
 

@@ -17,6 +17,7 @@ struct Scope;
 struct Wait;
 struct TransferPool;
 struct Screen;
+struct SlowFiles;
 
 typedef struct Reactor {
   uv_loop_t loop;
@@ -24,6 +25,8 @@ typedef struct Reactor {
   TimerHeap schedule;         // of tasks: sleeps, deadlines, cleanup budgets
   lua_State *main;            // the state's main thread; runs no user code
   struct TransferPool *http;  // made by the first transfer, else NULL
+
+  struct SlowFiles *slow_files;  // terminals and pipes behind `io`
 
   struct Screen *screen;  // made for its first owner, else NULL
 

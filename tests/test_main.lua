@@ -164,7 +164,7 @@ end)
 test("main: any uncaught value is status 1 and shown", function()
   expect_status('error("a string")', 1, "(command line):1: a string")
   expect_status("error({ message = 'inside' })", 1, "error object is a table value", "inside")
-  expect_status("error()", 1, "sbxlua: nil\n")
+  expect_status("error()", 1, "sbxlua: (error object is a nil value)\n")
   expect_status("error(setmetatable({}, { __tostring = function() return 'shown' end }))", 1,
     "sbxlua: shown\n")
   expect_status("error(setmetatable({}, { __tostring = error }))", 1, "cannot be shown")

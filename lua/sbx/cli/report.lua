@@ -42,14 +42,12 @@ end
 local function text_of(err)
   local ok, text = pcall(tostring, err)
   if not ok then return "(an error object that cannot be shown)" end
-  if type(err) == "table" and not errors.is_error(err) then
-    local meta = getmetatable(err)
-    if not (meta and meta.__tostring) then
-      local message = err.message and ": " .. tostring(err.message) or ""
-      return "(error object is a table value" .. message .. ")"
-    end
-  end
-  return text
+  if type(err) == "string" or type(err) == "number" or errors.is_error(err) then return text end
+  local meta = getmetatable(err)
+  if type(meta) == "table" and meta.__tostring then return text end
+  -- In the words of stock Lua.
+  local message = type(err) == "table" and err.message and ": " .. tostring(err.message) or ""
+  return "(error object is a " .. type(err) .. " value" .. message .. ")"
 end
 
 -- Frames of the library say nothing about the script, unless they are where it

@@ -1,0 +1,141 @@
+-- One program from its first line to its end: the scope that signals cancel, the
+-- clean-up, what a person is told, and the exit status.
+
+local core = require("sbx.core.task")
+local errors = require("sbx.errors")
+local host = require("sbx.core.host")
+local report = require("sbx.cli.report")
+local stock = require("sbx.core.stock")
+local task = require("sbx.task")
+
+local program = {}
+
+local function say(...)
+  io.stderr:write("sbxlua: ", ...)
+end
+
+-- What only the host sees. Each runs outside every task, or inside whichever is
+-- interrupted: none can wait.
+local events = {}
+
+function events.deadlock(run)
+  run.deadlock = errors.new({
+    kind = "deadlock",
+    message = "deadlock: every task waits for another one",
+    tree = task.tree(),
+  })
+  return "deadlock"
+end
+
+function events.signal(_, name)
+  local awaited = #task.list() - 1
+  local ending = awaited == 0 and ""
+    or ("ending %d task%s and "):format(awaited, awaited == 1 and "" or "s")
+  say(name, ": ", ending, "cleaning up",
+    name == "SIGINT" and "; Ctrl-C again stops at once" or "", "\n")
+end
+
+local function observe(run)
+  host.observe(function(event, value)
+    return events[event](run, value)
+  end)
+end
+
+local function body(is_local, run, fn, ...)
+  if is_local then
+    local server = require("sbx.local_server").start({})
+    run.server = server
+    require("sbx.sandbox.config").set_local({ url = server.url, api_key = server.api_key })
+  end
+  local arguments = table.pack(...)
+  task.scope({ name = "script" }, function(scope)
+    core.set_root(scope)
+    task.checkpoint() -- a signal that came meanwhile
+    -- A tail call: the script is nobody's callee.
+    return fn(table.unpack(arguments, 1, arguments.n))
+  end)
+end
+
+-- Ends what the run owns: sandboxes, then the private server. Returns failures.
+local function clean_up(run)
+  local failures = {}
+  local finish = package.loaded["sbx.run"]
+  if finish then
+    local ok, result = pcall(task.shield, core.cleanup_seconds(), finish.finish)
+    if not ok then
+      failures[1] = result
+    else
+      failures = result or failures
+    end
+  end
+  if run.server then
+    local ok, err = pcall(task.shield, core.cleanup_seconds(), run.server.stop)
+    if not ok then table.insert(failures, err) end
+  end
+  return failures
+end
+
+-- Waits until everything written has gone: as long as it takes, as stock Lua
+-- does; after a signal no longer than a clean-up may.
+local function finish_output()
+  pcall(task.scope, function(scope)
+    core.set_root(scope)
+    stock.drain()
+  end)
+  if not host.signal() then return end
+  local ok, done = pcall(task.move_on, core.cleanup_seconds(), stock.drain)
+  if not (ok and done) then host.hurry() end
+end
+
+local function is_broken_stdout(err)
+  return errors.is_error(err) and err.code == "EPIPE" and err.op == "write"
+    and tostring(err):find("stdout", 1, true) ~= nil
+end
+
+-- Whether `err` is only how a signal or os.exit ended something.
+local function is_ending(err)
+  return errors.is_error(err) and err.kind == "cancelled"
+    and (host.signal() or host.exit_status()) ~= nil
+end
+
+local function conclude(run, ok, err, failures)
+  local status = host.exit_status() or 0
+  if run.deadlock then
+    ok, err = false, run.deadlock
+  end
+  if not ok and not is_ending(err) then
+    if is_broken_stdout(err) then
+      status = 128 + 13
+    else
+      report.print(err)
+      status = report.status(err)
+    end
+  end
+  for _, failure in ipairs(failures) do
+    local exits = host.exit_status() and is_ending(failure.error)
+      and failure.error.message == "os.exit"
+    if not exits then
+      say("while cleaning up: ", tostring(failure), "\n")
+      if status == 0 then status = 1 end
+    end
+  end
+  return status
+end
+
+---Runs `fn(...)` as the program and cleans up after it.
+---@async
+---@param is_local boolean|nil  with sandboxes of this machine
+---@param fn async fun(...)
+---@return integer  the exit status
+function program.run(is_local, fn, ...)
+  local run = {}
+  observe(run)
+  local ok, err = pcall(body, is_local, run, fn, ...)
+  local failures = clean_up(run)
+  local status = conclude(run, ok, err, failures)
+  finish_output()
+  local signal = host.signal()
+  return signal and 128 + signal or status
+end
+
+return program
