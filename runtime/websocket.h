@@ -60,7 +60,7 @@ typedef struct Websocket {
   FrameParser parser;
   Message *first, *last;
   size_t held;        // bytes of the messages in the list, and their cost
-  bool heard;         // bytes have come since the last automatic ping
+  bool heard;         // a sign of life since the last automatic ping
   bool expects_pong;  // such a ping has been sent
   bool closed_by_us;  // we were first; what still comes is thrown away
   bool close_received;

@@ -139,6 +139,8 @@ void websocket_push(Websocket *socket) {
     socket->chunk_at += (size_t)size;
     socket->chunk_left -= (size_t)size;
     burst += (size_t)size;
+    // A server that takes a large message is alive, be it too busy to say so.
+    if (socket->sender) socket->heard = true;
   }
 }
 

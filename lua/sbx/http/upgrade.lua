@@ -117,8 +117,8 @@ local function read_excerpt(stream, headers, body)
   local wanted = math.min(not chunked and length or most, most)
   task.move_on(EXCERPT_SECONDS, function()
     while #body < wanted do
-      local ok, piece = pcall(stream.read, stream)
-      if not ok or not piece then return end
+      local piece = errors.try(stream.read, stream)
+      if not piece then return end
       body = body .. piece
     end
   end)
