@@ -9,9 +9,11 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "child_fd.h"
+#include "child_group.h"
 #include "luax.h"
 #include "reactor.h"
 #include "stream.h"
@@ -29,6 +31,7 @@ typedef struct Process {
   int signal;           // what killed it, else 0
   bool detached;        // it leads its own session and process group
   bool sweeps;          // at its exit the rest of its group is killed
+  bool group_gone;      // its number may be another group's by now
   bool released;        // it may outlive the program
   bool running;
   bool held_by_loop;  // until the close callback of the handle
@@ -62,7 +65,10 @@ static void on_exit_child(uv_process_t *handle, int64_t code, int signal) {
   process->signal = signal;
   process->code = signal != 0 ? 128 + signal : (int)code;
   // A group that still has members keeps its number from being given away.
-  if (process->sweeps) (void)kill(-handle->pid, SIGKILL);
+  if (process->detached) {
+    int with = process->sweeps ? SIGKILL : 0;
+    process->group_gone = kill(-handle->pid, with) != 0;
+  }
   while (process->waiters != NULL)
     wait_settle(&process->waiters->wait, 0);
   uv_close((uv_handle_t *)handle, on_closed);
@@ -272,6 +278,21 @@ static int f_spawn(lua_State *L) {
   return raise_error(L, status, "spawn %s", options->file);
 }
 
+// pid() → our own.
+static int f_pid(lua_State *L) {
+  lua_pushinteger(L, uv_os_getpid());
+  return 1;
+}
+
+// executable(path) → whether it is a file that we may execute.
+static int f_executable(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1);
+  struct stat facts;
+  lua_pushboolean(L, stat(path, &facts) == 0 && S_ISREG(facts.st_mode) &&
+                         access(path, X_OK) == 0);
+  return 1;
+}
+
 // environ() → {NAME = value}: our own environment.
 static int f_environ(lua_State *L) {
   lua_newtable(L);
@@ -349,6 +370,22 @@ static int f_kill_group(lua_State *L) {
   return 1;
 }
 
+// kill_rest(signal?) → left: whether any of the child's group runs on after the
+// child; if so, signals them. To be asked often once the child has ended: after
+// a pause, a stranger may have got the group's number.
+static int f_kill_rest(lua_State *L) {
+  Process *process = check_process(L);
+  int signal = lua_isnoneornil(L, 2) ? 0 : check_signal(L);
+  if (process->running || !process->detached) return luaL_error(L, "too early");
+  int group = process->handle.pid;
+  if (!process->group_gone && !child_group_runs(group))
+    process->group_gone = true;
+  bool left = !process->group_gone;
+  if (left && signal != 0) (void)kill(-group, signal);  // gone: as wanted
+  lua_pushboolean(L, left);
+  return 1;
+}
+
 // unref(): lets the child outlive the program.
 static int f_unref(lua_State *L) {
   check_process(L)->released = true;
@@ -401,14 +438,17 @@ static const luaL_Reg methods[] = {
     {"wait",       f_wait      },
     {"kill",       f_kill      },
     {"kill_group", f_kill_group},
+    {"kill_rest",  f_kill_rest },
     {"unref",      f_unref     },
     {NULL,         NULL        },
 };
 
 static const luaL_Reg functions[] = {
-    {"environ", f_environ},
-    {"spawn",   f_spawn  },
-    {NULL,      NULL     },
+    {"environ",    f_environ   },
+    {"executable", f_executable},
+    {"pid",        f_pid       },
+    {"spawn",      f_spawn     },
+    {NULL,         NULL        },
 };
 
 int luaopen_sbx_core_process(lua_State *L) {
