@@ -2,22 +2,39 @@
 // terminal beside the output. It keeps no program alive, and what it calls is
 // no task and cannot wait.
 
+#define _GNU_SOURCE
+#include <errno.h>
 #include <lauxlib.h>
+#include <poll.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 #include <uv.h>
 
 #include "luax.h"
 #include "reactor.h"
 #include "screen.h"
+#include "slow_file.h"
 
 #define SCREEN_TYPE "sbx.screen"
 
+enum {
+  TAIL = 1024,       // bytes of an unfinished line that are kept
+  PIECE = 512,       // what a terminal takes that takes anything
+  PATIENCE_MS = 200  // for one that takes nothing in the middle of a drawing
+};
+
 typedef struct Screen {
-  uv_timer_t timer;  // first: freed in its close callback
-  int owner;         // reference to the function
-  bool due;          // it is to be called after this turn
-  bool inside;       // it is being called: what it writes is its own
+  uv_timer_t timer;     // first: freed in its close callback
+  int owner;            // reference to the function
+  bool is_terminal[3];  // by descriptor; 0 is not used
+  bool due;             // the owner is to be called after this turn
+  bool inside;          // it is being called: what it writes is its own
+  bool tail_lost;       // the unfinished line is longer than `tail`
+  size_t tail_size;
+  char tail[TAIL];  // the output's last line, as long as it is unfinished
 } Screen;
 
 static void on_time(uv_timer_t *timer) {
@@ -52,7 +69,27 @@ static void call_owner(lua_State *L, const char *what, int number) {
 }
 
 void screen_before_output(lua_State *L, int number) {
-  if (reactor_of(L)->screen) call_owner(L, "output", number);
+  const Screen *screen = reactor_of(L)->screen;
+  if (screen && screen->is_terminal[number]) call_owner(L, "output", number);
+}
+
+void screen_note_output(lua_State *L, int number, const char *bytes,
+                        size_t size) {
+  Screen *screen = reactor_of(L)->screen;
+  if (!screen || !screen->is_terminal[number]) return;
+  const char *line = memrchr(bytes, '\n', size);
+  if (line) {
+    size -= (size_t)(line + 1 - bytes);
+    bytes = line + 1;
+    screen->tail_size = 0;
+    screen->tail_lost = false;
+  }
+  if (size > TAIL - screen->tail_size) {
+    screen->tail_lost = true;
+    size = TAIL - screen->tail_size;
+  }
+  memcpy(screen->tail + screen->tail_size, bytes, size);
+  screen->tail_size += size;
 }
 
 void screen_after_turn(lua_State *L) {
@@ -84,6 +121,8 @@ static Screen *get_screen(lua_State *L) {
   Screen *screen = calloc(1, sizeof(*screen));
   if (!screen) luaL_error(L, "not enough memory");
   screen->owner = LUA_NOREF;
+  screen->is_terminal[1] = isatty(STDOUT_FILENO);
+  screen->is_terminal[2] = isatty(STDERR_FILENO);
   (void)uv_timer_init(&reactor->loop, &screen->timer);
   uv_unref((uv_handle_t *)&screen->timer);
   *slot = screen;
@@ -91,8 +130,8 @@ static Screen *get_screen(lua_State *L) {
   return screen;
 }
 
-// own(fn or nil): fn("output", 1 or 2) is called before output, and fn("turn")
-// where it was asked for
+// own(fn or nil): fn("output", 1 or 2) is called before output to a terminal,
+// and fn("turn") where it was asked for
 static int f_own(lua_State *L) {
   if (!lua_isnoneornil(L, 1)) luaL_checktype(L, 1, LUA_TFUNCTION);
   lua_settop(L, 1);
@@ -126,11 +165,66 @@ static int f_soon(lua_State *L) {
   return 0;
 }
 
+// tail() -> the unfinished last line of the output; nil when it is too long
+static int f_tail(lua_State *L) {
+  const Screen *screen = get_screen(L);
+  if (screen->tail_lost) return 0;
+  lua_pushlstring(L, screen->tail, screen->tail_size);
+  return 1;
+}
+
+// break_line(): the owner has finished that line
+static int f_break_line(lua_State *L) {
+  Screen *screen = get_screen(L);
+  screen->tail_size = 0;
+  screen->tail_lost = false;
+  return 0;
+}
+
+// Hands over the output so far. False when a terminal does not take it yet.
+static bool push_output(const Reactor *reactor) {
+  (void)fflush(stdout);
+  if (!reactor->slow_files) return true;
+  slow_files_push(reactor->slow_files, false);
+  for (const SlowFile *file = reactor->slow_files->first; file;
+       file = file->next)
+    if (file->out_count > 0 && !file->error && isatty(file->fd)) return false;
+  return true;
+}
+
+static bool has_room(int timeout_ms) {
+  struct pollfd entry = {.fd = STDERR_FILENO, .events = POLLOUT};
+  return poll(&entry, 1, timeout_ms) == 1 && (entry.revents & POLLOUT);
+}
+
+// draw(bytes) -> whether the terminal on stderr took them. After all output so
+// far; not at all where the terminal is stopped. Never waits.
+static int f_draw(lua_State *L) {
+  size_t size;
+  const char *bytes = luaL_checklstring(L, 1, &size);
+  bool taken = push_output(reactor_of(L)) && has_room(0);
+  while (taken && size > 0) {
+    ssize_t count = write(STDERR_FILENO, bytes, size < PIECE ? size : PIECE);
+    if (count > 0) {
+      bytes += count;
+      size -= (size_t)count;
+    } else if (count == 0 || (errno != EINTR && errno != EAGAIN)) {
+      break;
+    }
+    taken = size == 0 || has_room(PATIENCE_MS);
+  }
+  lua_pushboolean(L, taken && size == 0);
+  return 1;
+}
+
 static const luaL_Reg functions[] = {
-    {"own",   f_own  },
-    {"every", f_every},
-    {"soon",  f_soon },
-    {NULL,    NULL   },
+    {"own",        f_own       },
+    {"every",      f_every     },
+    {"soon",       f_soon      },
+    {"tail",       f_tail      },
+    {"break_line", f_break_line},
+    {"draw",       f_draw      },
+    {NULL,         NULL        },
 };
 
 int luaopen_sbx_core_screen(lua_State *L) {

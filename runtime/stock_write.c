@@ -44,8 +44,10 @@ int await_output(lua_State *L, SlowFile *file, size_t keep, lua_KFunction end) {
 // ---- appending
 
 // Appends, and hands over what the handle's buffering does not hold back.
-static int put(const FileHandle *handle, const char *bytes, size_t size) {
+static int put(lua_State *L, const FileHandle *handle, const char *bytes,
+               size_t size) {
   SlowFile *file = handle->slow;
+  if (handle->number > 0) screen_note_output(L, handle->number, bytes, size);
   int status = slow_file_append(file, bytes, size);
   if (status != 0) return status;
   bool now = file->appended - file->tried >= handle->buffer ||
@@ -60,7 +62,7 @@ static int put_number(lua_State *L, const FileHandle *handle, int index) {
                             (LUAI_UACINT)lua_tointeger(L, index))
                  : snprintf(text, sizeof(text), LUA_NUMBER_FMT,
                             (LUAI_UACNUMBER)lua_tonumber(L, index));
-  return put(handle, text, (size_t)size);
+  return put(L, handle, text, (size_t)size);
 }
 
 // All values from `first` to `last`; stops writing, but not checking, at the
@@ -74,7 +76,7 @@ static int put_values(lua_State *L, const FileHandle *handle, int first,
     } else {
       size_t size;
       const char *bytes = luaL_checklstring(L, i, &size);
-      if (status == 0) status = put(handle, bytes, size);
+      if (status == 0) status = put(L, handle, bytes, size);
     }
   }
   return status;
@@ -203,9 +205,10 @@ static int put_stdio(lua_State *L, int number, const char *bytes, size_t size) {
 }
 
 int stock_write(lua_State *L, int number, const char *bytes, size_t size) {
+  screen_before_output(L, number);
   const FileHandle *handle = push_standard_handle(L, number);
   int status =
-      handle ? put(handle, bytes, size) : put_stdio(L, number, bytes, size);
+      handle ? put(L, handle, bytes, size) : put_stdio(L, number, bytes, size);
   if (status != 0) return raise_broken(L, status, number);
   if (!handle) return 0;
   return await_output(L, handle->slow, SLOW_BACKLOG, end_print);
@@ -213,7 +216,7 @@ int stock_write(lua_State *L, int number, const char *bytes, size_t size) {
 
 static int put_anywhere(lua_State *L, const FileHandle *handle,
                         const char *bytes, size_t size) {
-  return handle ? put(handle, bytes, size) : put_stdio(L, 1, bytes, size);
+  return handle ? put(L, handle, bytes, size) : put_stdio(L, 1, bytes, size);
 }
 
 // print(...): as in stock Lua, but raises where stdout is closed or full
