@@ -1,3 +1,4 @@
+local certificates = dofile("tests/peers/certificates.lua")
 local expect = dofile("tests/expect.lua")
 local fs = require("sbx.fs")
 local http = require("sbx.http")
@@ -268,26 +269,9 @@ test("http: a server is reached through its Unix socket", function()
   assert(tostring(err):find(dir.path .. "/none", 1, true))
 end)
 
-local function openssl(...)
-  process.run({ "openssl", ... }, { check = true, timeout = 20 })
-end
-
--- A certificate authority and a server's certificate for 127.0.0.1.
-local function make_certificates(folder)
-  local function at(name) return folder .. "/" .. name end
-  openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-    "-keyout", at("ca.key"), "-out", at("ca.pem"), "-days", "2", "-subj", "/CN=test authority")
-  openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-    "-keyout", at("key.pem"), "-out", at("csr.pem"), "-subj", "/CN=test server")
-  fs.write(at("ext"), "subjectAltName=IP:127.0.0.1\n")
-  openssl("x509", "-req", "-in", at("csr.pem"), "-CA", at("ca.pem"), "-CAkey", at("ca.key"),
-    "-CAcreateserial", "-out", at("cert.pem"), "-days", "2", "-extfile", at("ext"))
-  return at("ca.pem"), at("cert.pem"), at("key.pem")
-end
-
 test("http: TLS is verified, with a bundle of one's own or not at all", function()
   local dir <close> = fs.tmpdir()
-  local ca, certificate, key = make_certificates(dir.path)
+  local ca, certificate, key = certificates.make(dir.path)
   local server <close> = peer.start("--tls", certificate, key)
   local err = failure(http.post, server.url .. "/echo?token=s3cret", { body = "x" })
   assert(err.kind == "tls" and err.sent == false and not err.retryable, tostring(err))
