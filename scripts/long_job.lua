@@ -62,12 +62,12 @@ tail -c "+$FROM" out | head -c "$MOST" | base64
 local STOP = [[
 cd "$JOB" && [ ! -f exit ] || exit 0
 group=-$(cat pid)
-kill -TERM -- "$group"
-for _ in 1 2 3 4 5 6 7 8 9 10; do
-  kill -0 -- "$group" 2> /dev/null || exit 0
+kill -s TERM -- "$group"
+for _ in 1 2 3 4 5; do
+  kill -s 0 -- "$group" 2> /dev/null || exit 0
   sleep 0.2
 done
-kill -KILL -- "$group"
+kill -s KILL -- "$group"
 ]]
 
 local MOST = 256 * 1024 -- bytes of one look
@@ -84,7 +84,7 @@ local function look(box, seen)
     assert(state, "the job's folder is gone")
     return state, encoding.base64_decode((text:gsub("%s", "")))
   end, {
-    attempts = 1000, pause = 1, timeout = given.patience,
+    attempts = 1000, pause = 0.5, timeout = given.patience,
     when = function(err) return errors.is_error(err) and not err:is("not_running") end,
     on_retry = function(err, _, pause)
       io.stderr:write(("a look failed, the next one is in %s: %s\n"):format(

@@ -37,31 +37,30 @@ local given = cli.parse(arg, {
     { name = "into", metavar = "FOLDER", default = ".", help = "where it goes" },
   },
 })
+if not given.push and not given.run and #given.pull == 0 then
+  io.stderr:write("sync_artifacts: nothing to do. Give --push, --run or --pull\n")
+  os.exit(2)
+end
 
 -- What a folder of this machine holds: name → path, also of files in folders below.
 ---@async
 local function list_here(folder)
   local found = {}
-  local function add(prefix)
-    for _, name in ipairs(fs.list(paths.join(folder, prefix))) do
-      name = paths.join(prefix, name)
-      local kind = fs.lstat(paths.join(folder, name)).type
-      if kind == "directory" then add(name) end
-      if kind == "file" then found[name] = paths.join(folder, name) end
-    end
+  for path, entry in fs.walk(folder) do
+    if entry.type == "file" then found[paths.relative(folder, path)] = path end
   end
-  add("")
   return found
 end
 
 -- What the sandbox's folder holds: name → SHA-256. One command for all files; the
--- folder goes in as a variable, so that no shell reads its name.
-local LIST = [[mkdir -p "$FOLDER" && cd "$FOLDER" && find . -type f -exec sha256sum {} +]]
+-- folder goes in as a variable, so that no shell takes its name apart.
+local LIST = [[cd "$FOLDER" && find . -type f -exec sha256sum {} +]]
 
 ---@async
 local function list_there(box)
   local result = box:exec(LIST, { env = { FOLDER = given.remote } })
-  assert(result.exit_code == 0 and not result.stdout_truncated, result.stderr)
+  assert(result.exit_code == 0, "cannot list " .. given.remote .. ": " .. result.stderr)
+  assert(not result.stdout_truncated, "too many files in " .. given.remote)
   local found = {}
   for line in result.stdout:gmatch("[^\n]+") do
     local digest, name = line:match("^(%x+)  %./(.+)$")
@@ -119,7 +118,10 @@ local function pull(box)
     if action == "pulled" then
       box:download_file(paths.join(given.remote, name), target)
       digest, size = hash.sha256_file(target)
-      assert(digest == wanted[name], name .. " did not arrive as it was")
+      if digest ~= wanted[name] then
+        fs.remove(target)
+        errors.raise({ kind = "io", message = name .. " did not arrive as it was" })
+      end
     end
     report(action, name, size, digest)
   end)
@@ -129,6 +131,7 @@ local client <close> = sandbox.client()
 local box <close> = given.sandbox and client:get(given.sandbox)
   or client:create({ name = "sync", docker_image = given.image })
 box:wait()
+box:exec('mkdir -p "$FOLDER"', { env = { FOLDER = given.remote } })
 
 print(encoding.csv_row({ "action", "name", "bytes", "sha256" }))
 if given.push then push(box) end

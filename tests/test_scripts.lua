@@ -57,7 +57,7 @@ test("scripts: what only the script can see to be wrong is status 2, too", funct
   for _, words in ipairs({
     { "batch" }, { "batch", "-", input = "name,command\nonly a name,\n" }, { "collect_logs" },
     { "check_isolation", "--target", "nowhere" }, { "check_isolation", "--target", "a:70000" },
-    { "fan_out" }, { "long_job" }, { "smoke_web", "index.html" },
+    { "fan_out" }, { "long_job" }, { "sync_artifacts" }, { "smoke_web", "index.html" },
     { "sync_artifacts", "--push", "/no/such/folder" },
   }) do
     local name = table.remove(words, 1)
