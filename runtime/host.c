@@ -20,6 +20,7 @@
 #include "stock_io.h"
 #include "task.h"
 #include "transfer.h"
+#include "watchdog.h"
 
 // Where our parent closed one of these, the loop's own descriptors would take
 // its number, and what is printed would go into them.
@@ -262,11 +263,15 @@ int host_run(int argc, char **argv) {
   if (status == 0)
     status = slow_files_open(&host->slow_files, &host->reactor.loop,
                              &host->first_signal);
+  if (status == 0)
+    status = watchdog_open(&host->reactor.watchdog, &host->reactor);
   if (status == 0) {
     status = run_state(host, L);
     // Refuse new waits, let go of connections, then of Lua, then of the loop.
     host->reactor.closing = true;
     signals_close(host);
+    watchdog_close(host->reactor.watchdog);
+    host->reactor.watchdog = NULL;
     transfer_pool_close(&host->reactor);
     lua_close(L);
     slow_files_push(&host->slow_files, !host->hurried);

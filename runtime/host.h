@@ -45,6 +45,7 @@ typedef struct Host {
   volatile sig_atomic_t pending;       // a signal that the loop has yet to see
   volatile sig_atomic_t first_signal;  // the first one of this run, or 0
   volatile sig_atomic_t interrupts;    // how many SIGINT came
+  volatile sig_atomic_t wants_tree;    // a SIGQUIT has yet to be answered
   char abandoned[1024];                // what a second Ctrl-C leaves behind
 } Host;
 
@@ -57,7 +58,8 @@ static inline Host *host_of(lua_State *L) {
 
 // ---- signals.c
 
-// Handles SIGINT, SIGTERM and SIGHUP for this host. One host a process.
+// Handles SIGINT, SIGTERM, SIGHUP and SIGQUIT for this host. One host a
+// process.
 int signals_open(Host *host);
 void signals_close(Host *host);
 

@@ -13,6 +13,7 @@
 #include "embedded.h"
 #include "host.h"
 #include "luax.h"
+#include "place.h"
 #include "screen.h"
 #include "stock_io.h"
 
@@ -64,8 +65,9 @@ static int f_set_abandoned(lua_State *L) {
   return 0;
 }
 
-// observe(fn): fn(event, value) is called for "signal" (its name) and
-// "deadlock" (returns the reason). It runs outside every task: it cannot wait.
+// observe(fn): fn(event, value) is called for "signal" (its name), "deadlock"
+// (returns the reason), "tree" (SIGQUIT) and "slow" (what held the loop). It
+// cannot wait.
 static int f_observe(lua_State *L) {
   Host *host = host_of(L);
   luaL_checktype(L, 1, LUA_TFUNCTION);
@@ -101,6 +103,14 @@ static int f_exit_status(lua_State *L) {
   return 1;
 }
 
+// place(task) -> the innermost line of the script that it is in, or nil
+static int f_place(lua_State *L) {
+  char place[PLACE_SIZE];
+  if (!place_of_task(luaL_checkudata(L, 1, TASK_TYPE), place)) return 0;
+  lua_pushstring(L, place);
+  return 1;
+}
+
 // hurry(): the end of the run does not wait for whoever reads our output
 static int f_hurry(lua_State *L) {
   host_of(L)->hurried = true;
@@ -117,6 +127,7 @@ static const luaL_Reg functions[] = {
     {"signal",        f_signal       },
     {"write",         f_write        },
     {"exit_status",   f_exit_status  },
+    {"place",         f_place        },
     {"hurry",         f_hurry        },
     {NULL,            NULL           },
 };

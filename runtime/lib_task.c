@@ -143,6 +143,14 @@ static int f_task_tostring(lua_State *L) {
   return 1;
 }
 
+static void push_waiting_on(lua_State *L, const Wait *wait) {
+  if (wait && wait->close == close_join && !wait->settled)
+    lua_pushfstring(L, "the end of task %d",
+                    (int)((const JoinWait *)wait)->target->own.id);
+  else
+    lua_pushstring(L, wait ? wait->what : NULL);
+}
+
 // task.field: id name status waiting_on age site parent, or a method
 static int f_task_index(lua_State *L) {
   Task *task = check_task(L, 1);
@@ -156,7 +164,7 @@ static int f_task_index(lua_State *L) {
   } else if (strcmp(key, "status") == 0) {
     lua_pushstring(L, task_status(task));
   } else if (strcmp(key, "waiting_on") == 0) {
-    lua_pushstring(L, task->wait ? task->wait->what : NULL);
+    push_waiting_on(L, task->wait);
   } else if (strcmp(key, "age") == 0) {
     lua_pushnumber(L, timer_seconds(&task->reactor->schedule) - task->born);
   } else if (strcmp(key, "site") == 0) {

@@ -18,6 +18,7 @@ struct Wait;
 struct TransferPool;
 struct Screen;
 struct SlowFiles;
+struct Watchdog;
 
 typedef struct Reactor {
   uv_loop_t loop;
@@ -27,6 +28,7 @@ typedef struct Reactor {
   struct TransferPool *http;  // made by the first transfer, else NULL
 
   struct SlowFiles *slow_files;  // terminals and pipes behind `io`
+  struct Watchdog *watchdog;     // of steps that take long, or NULL
 
   struct Screen *screen;  // made for its first owner, else NULL
 

@@ -1,6 +1,7 @@
 // Ctrl-C and friends. The first asks the script to end: its root scope is
 // cancelled and finalizers run. The second SIGINT ends the process at once.
-// What a script listens to goes to the script instead.
+// SIGQUIT shows what the tasks are doing. What a script listens to goes to the
+// script instead.
 //
 // A signal handler needs to find its host: the one mutable global.
 
@@ -15,22 +16,36 @@
 #include "host.h"
 #include "luax.h"
 #include "task.h"
+#include "watchdog.h"
 
 static Host *volatile signalled;
 static pthread_t main_thread;
 
-static const int handled[] = {SIGINT, SIGTERM, SIGHUP};
+static const int handled[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
 
 enum { HANDLED = sizeof(handled) / sizeof(handled[0]) };
 
 // Seconds that a script may leave a SIGINT untaken before the next one ends it.
 enum { PATIENCE = 2 };
 
+// A hook of the script's own gives way only to the end of the script.
+static void interrupt(lua_State *running, bool ends) {
+  if (!running) return;
+  lua_Hook present = lua_gethook(running);
+  if (ends || !present || present == task_hook)
+    lua_sethook(running, task_hook,
+                LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
+}
+
+// Wakes the loop, from inside a signal handler.
+static void wake(Host *host) {
+  int problem = errno;  // of what was interrupted
+  (void)uv_async_send(&host->wakeup);
+  errno = problem;
+}
+
 static bool ends_script(int number) {
-  for (int i = 0; i < HANDLED; i++) {
-    if (handled[i] == number) return true;
-  }
-  return false;
+  return number == SIGINT || number == SIGTERM || number == SIGHUP;
 }
 
 static void stop_at_once(Host *host, int number) {
@@ -57,9 +72,7 @@ static bool hand_over(Host *host, int number) {
     if (second - signals->untaken >= PATIENCE) return false;
   }
   signals->arrived[number] = 1;
-  int problem = errno;  // of what was interrupted
-  (void)uv_async_send(&host->wakeup);
-  errno = problem;
+  wake(host);
   return true;
 }
 
@@ -76,6 +89,12 @@ static void on_signal(int number) {
     if (!hand_over(host, number)) stop_at_once(host, number);
     return;
   }
+  if (number == SIGQUIT) {
+    host->wants_tree = 1;
+    wake(host);
+    interrupt(host->reactor.running, false);
+    return;
+  }
   if (!ends_script(number)) return;  // its last listener has just left
   if (number == SIGINT && ++host->interrupts >= 2) {
     stop_at_once(host, number);
@@ -83,13 +102,8 @@ static void on_signal(int number) {
   }
   host->pending = number;
   if (host->first_signal == 0) host->first_signal = number;
-  int problem = errno;  // of what was interrupted
-  (void)uv_async_send(&host->wakeup);
-  errno = problem;
-  lua_State *running = host->reactor.running;
-  if (running)
-    lua_sethook(running, task_hook,
-                LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
+  wake(host);
+  interrupt(host->reactor.running, true);
 }
 
 static const char *name_of(int number) {
@@ -98,6 +112,13 @@ static const char *name_of(int number) {
 
 void signals_handle(lua_State *L) {
   Host *host = host_of(L);
+  if (host->reactor.watchdog) watchdog_look(host->reactor.watchdog, L);
+  if (host->wants_tree) {
+    host->wants_tree = 0;
+    lua_pushnil(L);
+    host_observe(L, "tree");
+    lua_pop(L, 1);
+  }
   if (host->first_signal == 0) return;
   int number = host->pending;
   if (number != 0) {

@@ -10,6 +10,7 @@
 #include "luax.h"
 #include "ready.h"
 #include "screen.h"
+#include "watchdog.h"
 
 // A loop turn runs at most this much before the loop is polled again.
 enum { TURN_TASKS = 256 };
@@ -304,10 +305,16 @@ static void resume_task(lua_State *L, Reactor *reactor, Task *task) {
 // ---- the loop
 
 static void run_turn(lua_State *L, Reactor *reactor) {
-  uint64_t end = uv_hrtime() + TURN_NANOSECONDS;
-  for (int i = 0; i < TURN_TASKS && reactor->ready_first; i++) {
-    resume_task(L, reactor, take_ready(reactor));
-    if (uv_hrtime() > end) break;
+  uint64_t now = uv_hrtime();
+  uint64_t end = now + TURN_NANOSECONDS;
+  Watchdog *dog = reactor->watchdog;
+  for (int i = 0; i < TURN_TASKS && reactor->ready_first && now <= end; i++) {
+    Task *task = take_ready(reactor);
+    uint64_t id = task->own.id;
+    if (dog) watchdog_begin(dog, now);
+    resume_task(L, reactor, task);
+    now = uv_hrtime();
+    if (dog && watchdog_end(dog)) watchdog_report(dog, L, task, id, now);
   }
 }
 

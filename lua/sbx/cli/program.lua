@@ -35,6 +35,14 @@ function events.signal(_, name)
     name == "SIGINT" and "; Ctrl-C again stops at once" or "", "\n")
 end
 
+function events.tree()
+  say("SIGQUIT: what the tasks do\n", task.tree(), "\n")
+end
+
+function events.slow(_, text)
+  say(text, "\n")
+end
+
 local function observe(run)
   host.observe(function(event, value)
     return events[event](run, value)

@@ -1,6 +1,7 @@
 -- The live tasks as a tree of lines, for reports.
 
 local core = require("sbx.core.task")
+local host = require("sbx.core.host")
 
 local tree = {}
 
@@ -24,6 +25,8 @@ function tree.text()
     if each.name then text = text .. " (" .. each.name .. ")" end
     text = text .. " " .. each.status
     if each.waiting_on then text = text .. " on " .. each.waiting_on end
+    local place = host.place(each)
+    if place then text = text .. " at " .. place end
     if each.site ~= "" then text = text .. ", spawned at " .. each.site end
     lines[#lines + 1] = string.format("%s, %.1f s old", text, each.age)
     for _, child in ipairs(children[each] or {}) do
