@@ -194,7 +194,8 @@ CURLcode setup_easy(Transfer *transfer, Line *line) {
   SET(CURLOPT_PRIVATE, line);
   if (code == CURLE_OK) code = set_route(transfer, easy);
   if (code == CURLE_OK) code = set_connection(transfer, line);
-  if (code == CURLE_OK) code = set_trust(transfer, easy);
+  if (code == CURLE_OK && transfer->scheme[4] == 's')  // https
+    code = set_trust(transfer, easy);
   if (code == CURLE_OK) code = set_body(transfer, easy);
   if (code == CURLE_OK) code = set_answer(transfer, easy);
   return code;

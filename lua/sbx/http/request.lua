@@ -2,7 +2,6 @@
 -- a caller can get wrong is refused here, with the caller's own line.
 
 local body = require("sbx.http.body")
-local hash = require("sbx.hash")
 local headers = require("sbx.http.headers")
 local options = require("sbx.http.options")
 
@@ -56,32 +55,12 @@ local IDEMPOTENT = {
   POST = false, PATCH = false,
 }
 
----Whether a method may be repeated.
----@param method string
----@return boolean
-function request.is_idempotent(method)
-  return IDEMPOTENT[method] or false
-end
-
-local function set_limits(wire, given)
-  wire.timeout = given.timeout or nil
-  wire.queue_timeout = given.queue_timeout or nil
-  local connect, idle = given.connect_timeout, given.idle_timeout
-  if connect == nil then connect = CONNECT_SECONDS end
-  if idle == nil and not given.timeout then idle = IDLE_SECONDS end
-  wire.connect_timeout = connect or nil
-  wire.idle_timeout = idle or nil
-  wire.max_body = given.max_body or (not given.save and MAX_BODY or nil)
-end
-
--- What is no plain http://host:port is looked at by the parser that sends it.
+-- What is no plain http://host:port/ is looked at by the parser that sends it.
 local function check_url(url, level)
-  local after = url:match("^https?://[%l%d][%l%d.-]*(.*)$")
-  if after and (after == "" or after:find("^[/?#]")) then return end
-  local port = after and tonumber(after:match("^:(%d+)"))
-  if port and port >= 1 and port <= 65535 and after:find("^:%d+[/?#]") then return end
-  if port and port >= 1 and port <= 65535 and after:find("^:%d+$") then return end
-
+  if url:find("^https?://[%l%d][%l%d.-]*:%d%d?%d?%d?%d?[/?#]")
+    or url:find("^https?://[%l%d][%l%d.-]*[/?#]") then
+    return
+  end
   local urls = require("sbx.url")
   if not url:find("^[Hh][Tt][Tt][Pp][Ss]?://[^/?#]") then
     error(("url: expected http://host… or https://host…, got %q"):format(urls.redact(url)),
@@ -91,12 +70,10 @@ local function check_url(url, level)
   if not ok then error("url: " .. err.message, level + 1) end
 end
 
-local function set_target(wire, method, url, given, level)
+-- The method as it is sent.
+local function check_target(method, url, level)
   if type(method) ~= "string" then
     error("method: expected a string, got a " .. type(method), level + 1)
-  end
-  if IDEMPOTENT[method] == nil and (method == "" or method:find("[^%w!#$%%&'*+.^_`|~-]")) then
-    error(("method: expected letters such as GET, got %q"):format(method), level + 1)
   end
   if type(url) ~= "string" then
     error("url: expected a string, got a " .. type(url), level + 1)
@@ -105,18 +82,20 @@ local function set_target(wire, method, url, given, level)
     error("url: must not hold spaces or control characters", level + 1)
   end
   check_url(url, level + 1)
-  wire.method = IDEMPOTENT[method] ~= nil and method or method:upper()
-  wire.url = given.query and add_query(url, given.query, level + 1) or url
+  if IDEMPOTENT[method] ~= nil then return method end
+  if method == "" or method:find("[^%w!#$%%&'*+.^_`|~-]") then
+    error(("method: expected letters such as GET, got %q"):format(method), level + 1)
+  end
+  return method:upper()
 end
 
 local function set_login(wire, given, authorized, level)
   local bearer, basic = given.bearer, given.basic
-  if not bearer and not basic then return end
   if authorized or (bearer and basic) then
     error("expected one of bearer, basic and an Authorization header", level + 1)
   end
   local value = bearer and "Bearer " .. bearer
-    or "Basic " .. hash.base64(basic[1] .. ":" .. basic[2])
+    or "Basic " .. require("sbx.encoding").base64(basic[1] .. ":" .. basic[2])
   headers.append(wire.headers, "Authorization", value, level + 1)
 end
 
@@ -135,56 +114,76 @@ local function set_cookies(wire, jar)
 end
 
 local function set_tls(wire, given, level)
-  wire.ca_file = given.ca_file
-  wire.verify = given.verify
   if given.key and not given.cert then
     error("key: needs cert as well", level + 1)
   end
-  if given.cert or given.pinned_key or given.tls_min == "1.3" then
-    wire.tls = {
-      cert = given.cert, key = given.key, pinned_key = given.pinned_key,
-      only_1_3 = given.tls_min == "1.3",
-    }
+  wire.tls = {
+    cert = given.cert, key = given.key, pinned_key = given.pinned_key,
+    only_1_3 = given.tls_min == "1.3",
+  }
+end
+
+-- Options that go as they are, and the core's names for them.
+local PLAIN = {
+  save = "save", unix = "unix", connect_to = "connect_to", verify = "verify",
+  ca_file = "ca_file", limit = "limit", group = "group", decompress = "decode",
+  timeout = "timeout", queue_timeout = "queue_timeout", max_body = "max_body",
+  connect_timeout = "connect_timeout", idle_timeout = "idle_timeout",
+  at_most_once = "at_most_once",
+}
+
+local CLOCKS = {
+  timeout = true, queue_timeout = true, connect_timeout = true, idle_timeout = true,
+}
+
+local function apply(wire, given, level)
+  for name, value in pairs(given) do
+    local plain = PLAIN[name]
+    if CLOCKS[name] then
+      wire[plain] = value or nil
+    elseif plain then
+      wire[plain] = value
+    end
+  end
+  if given.timeout and given.idle_timeout == nil then wire.idle_timeout = nil end
+  if given.save and not given.max_body then wire.max_body = nil end
+  if given.version == 2 then wire.http2 = true end
+  if given.query then wire.url = add_query(wire.url, given.query, level + 1) end
+  if given.proxy ~= nil then wire.proxy = given.proxy or "" end
+  if given.cert or given.key or given.pinned_key or given.tls_min then
+    set_tls(wire, given, level + 1)
+  end
+  local typed, keyed, authorized = false, false, false
+  if given.headers then
+    typed, keyed, authorized = headers.flatten(given.headers, wire.headers, level + 1)
+  end
+  if keyed and given.at_most_once == nil then wire.at_most_once = false end
+  if given.bearer or given.basic then set_login(wire, given, authorized, level + 1) end
+  if given.cookies then set_cookies(wire, given.cookies) end
+  body.set(wire, given, typed, level + 1)
+  if wire.method == "HEAD" and body.given(wire) then
+    error("a HEAD request has no body", level + 1)
   end
 end
 
----Checks a request and builds the core's table, with `feeds` and `follow` for
----the modules next to this one.
+---Checks a request and builds the core's table, with `feeds` for upload.lua.
 ---@param method string
 ---@param url string
 ---@param given table  options, already checked
 ---@param level integer  whose line an error names
 ---@return table wire
 function request.build(method, url, given, level)
+  method = check_target(method, url, level + 1)
   local wire = {
+    method = method,
+    url = url,
     headers = {},
-    save = given.save,
-    unix = given.unix,
-    connect_to = given.connect_to,
-    http2 = given.version == 2 or nil,
-    limit = given.limit,
-    group = given.group,
-    decode = given.decompress,
+    connect_timeout = CONNECT_SECONDS,
+    idle_timeout = IDLE_SECONDS,
+    max_body = MAX_BODY,
+    at_most_once = not IDEMPOTENT[method],
   }
-  if given.proxy ~= nil then wire.proxy = given.proxy or "" end
-  set_target(wire, method, url, given, level + 1)
-  set_limits(wire, given)
-  set_tls(wire, given, level + 1)
-  local typed, keyed, authorized = false, false, false
-  if given.headers then
-    typed, keyed, authorized = headers.flatten(given.headers, wire.headers, level + 1)
-  end
-  set_login(wire, given, authorized, level + 1)
-  if given.cookies then set_cookies(wire, given.cookies) end
-  body.set(wire, given, typed, level + 1)
-
-  wire.at_most_once = given.at_most_once
-  if wire.at_most_once == nil then
-    wire.at_most_once = not keyed and not IDEMPOTENT[wire.method]
-  end
-  if wire.method == "HEAD" and body.given(wire) then
-    error("a HEAD request has no body", level + 1)
-  end
+  if next(given) ~= nil then apply(wire, given, level + 1) end
   return wire
 end
 
