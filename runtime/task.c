@@ -322,10 +322,9 @@ static void run_turn(lua_State *L, Reactor *reactor) {
 // because it is real, or something real is in progress and must be waited for.
 static bool move_clock(Reactor *reactor, bool idle) {
   TimerHeap *schedule = &reactor->schedule;
-  if (!idle) {
-    if (schedule->advances == 0) return false;
-    if (timer_heap_wait_briefly(schedule)) return true;
-  }
+  if (!schedule->is_virtual) return false;
+  if (!idle && schedule->advances == 0) return false;
+  if (timer_heap_turn(schedule, idle) || reactor->ready_first) return true;
   return timer_heap_jump(schedule);
 }
 

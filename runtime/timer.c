@@ -226,10 +226,13 @@ void timer_heap_wait(TimerHeap *heap) {
   pass(heap, uv_hrtime() - start);
 }
 
-bool timer_heap_wait_briefly(TimerHeap *heap) {
+bool timer_heap_turn(TimerHeap *heap, bool idle) {
   heap->rang = false;
-  ring_after(heap, MOMENT_MS);
+  ring_after(heap, idle ? 0 : MOMENT_MS);
+  // A loop that nothing keeps alive would not look at its timers either.
+  uv_ref((uv_handle_t *)&heap->alarm);
   (void)uv_run(heap->alarm.loop, UV_RUN_ONCE);
+  uv_unref((uv_handle_t *)&heap->alarm);
   uv_timer_stop(&heap->alarm);
   return !heap->rang;
 }

@@ -68,9 +68,9 @@ bool timer_heap_jump(TimerHeap *heap);
 // Runs the loop until something has happened. A virtual clock passes meanwhile.
 void timer_heap_wait(TimerHeap *heap);
 
-// The same for a virtual clock that someone advances: waits no longer than a
-// moment. False when nothing has happened in it.
-bool timer_heap_wait_briefly(TimerHeap *heap);
+// Before a virtual clock jumps: lets the loop turn once, without waiting where
+// it is `idle`, else for a moment. False when nothing has happened in that.
+bool timer_heap_turn(TimerHeap *heap, bool idle);
 
 static inline bool timer_armed(const Timer *timer) {
   return timer->index != 0;
