@@ -44,7 +44,7 @@ except OSError as error:
 -- A server to be found, or not; the loop waits until it listens.
 local SERVE = [[
 nohup python -m http.server 8000 --directory /tmp > /dev/null 2>&1 &
-for _ in 1 2 3 4 5 6 7 8 9 10; do
+for _ in $(seq 50); do
   python /tmp/probe.py 127.0.0.1 8000 && break
   sleep 0.2
 done

@@ -167,22 +167,31 @@ test("smoke_web: pages that answer as they should, and a folder of one's own", f
   assert(result.stdout:find("\nok +404 +[%d.]+  /missing\n"), result.stdout)
 end)
 
-test("smoke_web: a page that answers otherwise fails, and the service's log is shown", function()
-  local result = run_local("smoke_web", {
-    "--wait", "500ms", "--start", "echo starting up; python -m http.server 8000", "/", "/missing",
+test("smoke_web: a page that answers otherwise fails; the port is closed again", function()
+  local server <close> = api.start({
+    expose = function(call, server)
+      return 200, {
+        exposure_id = "exp-7", sandbox_id = call.id, port = call.body.port,
+        url = server.url .. "/", -- which has no pages: 404
+      }
+    end,
   })
+  local words = { "--wait", "300ms", "--port", "81", "/", "/absent=404" }
+  local result = run_against(server.url, api.KEY, "smoke_web", words)
   assert(result.code == 1, result.stdout)
-  assert(result.stdout:find("\nok +200 +[%d.]+  /\n"), result.stdout)
-  assert(result.stdout:find("\nFAIL +404 +[%d.]+  /missing  wanted 200\n"), result.stdout)
-  assert(result.stderr:find("1 of 2 pages as expected\nstarting up\n", 1, true), result.stderr)
-end)
-
-test("smoke_web: the port is closed again after a service that never came", function()
-  local server <close> = api.start({}) -- whose URL of an exposed port leads nowhere
-  local result = run_against(server.url, api.KEY, "smoke_web", { "--wait", "200ms", "/" })
-  assert(result.code == 1 and result.stdout:find("FAIL +%-"), result.stdout)
+  assert(result.stdout:find("\nok +404 +[%d.]+  /absent\n"), result.stdout)
+  assert(result.stdout:find("\nFAIL +404 +[%d.]+  /  wanted 200\n"), result.stdout)
   assert(server:count("expose") == 1 and server:count("unexpose") == 1)
   assert(server:count("delete") == 1)
+end)
+
+test("smoke_web: of a service that does not start, its last words are shown", function()
+  local result = run_local("smoke_web", {
+    "--wait", "300ms", "--start", "echo cannot start; false", "/", "/missing=404",
+  })
+  assert(result.code == 1, result.stdout)
+  assert(select(2, result.stdout:gsub("\nFAIL +502 ", "")) == 2, result.stdout)
+  assert(result.stderr:find("0 of 2 pages as expected\ncannot start\n", 1, true), result.stderr)
 end)
 
 test("smoke_web: Ctrl-C while it waits for the service leaves nothing", function()
