@@ -3,7 +3,10 @@ local errors = require("sbx.errors")
 local fs = require("sbx.fs")
 local host = require("sbx.core.host")
 local process = require("sbx.process")
+local support = dofile("tests/process_support.lua")
 local task = require("sbx.task")
+
+local await_gone, runs = support.await_gone, support.runs
 
 local function read_all(stream)
   local parts = {}
@@ -12,20 +15,6 @@ local function read_all(stream)
     if not part then return table.concat(parts) end
     parts[#parts + 1] = part
   end
-end
-
--- Whether a process with this id runs; a zombie does not.
-local function runs(pid)
-  local ok, text = pcall(fs.read, "/proc/" .. pid .. "/stat")
-  return ok and not text:find("%) [ZX] ")
-end
-
-local function await_gone(pid)
-  task.timeout(10, function()
-    while runs(pid) do
-      task.sleep(0.005)
-    end
-  end)
 end
 
 test("process.run: output, exit code, no shell", function()

@@ -39,6 +39,15 @@ function process.spawn(options) end
 ---@return table<string, string>
 function process.environ() end
 
+---Our own id.
+---@return integer
+function process.pid() end
+
+---Whether it is a file that we may execute.
+---@param path string
+---@return boolean
+function process.executable(path) end
+
 ---Any number of tasks may wait, also after the end.
 ---@async
 ---@return integer code  128 + signal when a signal killed it
@@ -54,6 +63,12 @@ function Process:kill(signal) end
 ---@param sweep? boolean  when the child ends, kill what is left of its group
 ---@return boolean sent  false once the child has ended
 function Process:kill_group(signal, sweep) end
+
+---Whether any of a detached child's group runs on after the child; if so, signals
+---them. Once the child has ended, to be asked at once and often.
+---@param signal? integer
+---@return boolean left
+function Process:kill_rest(signal) end
 
 ---Lets it run on at the end of the program, which otherwise sends it SIGTERM.
 function Process:unref() end

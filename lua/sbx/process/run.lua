@@ -4,6 +4,7 @@ local check = require("sbx.check")
 local child = require("sbx.process.child")
 local errors = require("sbx.errors")
 local reader = require("sbx.reader")
+local sync = require("sbx.sync")
 local task = require("sbx.task")
 
 local MAX_OUTPUT = 16 * 1024 * 1024 -- bytes kept of each stream
@@ -17,6 +18,13 @@ local TAIL = 2048 -- bytes of stderr that an error carries
 local function input_of(value, level)
   if value == nil then return "null", nil end
   if type(value) == "string" then return { bytes = value }, nil end
+  if type(value) == "function" then
+    return "pipe", reader.new(function()
+      local piece = value()
+      if piece ~= nil then check.string(piece, "input: what the function returned") end
+      return piece
+    end)
+  end
   local ok, source = pcall(reader.of, value)
   if not ok then
     error("input: expected a string, a function or what has `read`, got a " .. type(value),
@@ -102,9 +110,8 @@ end
 
 -- ------------------------------------------------------------------ passing on
 
--- Returns fn(bytes, name) that hands on what arrives, or nil.
-local function pass_of(tee, level)
-  if tee == nil or tee == false then return nil end
+-- Returns fn(bytes, name) that hands on what arrives.
+local function receiver_of(tee, level)
   if type(tee) == "function" then return tee end
   if tee == true then
     return function(bytes, name)
@@ -120,6 +127,16 @@ local function pass_of(tee, level)
   end
   return function(bytes)
     tee:write(bytes)
+  end
+end
+
+-- The same for both streams, one piece at a time; or nil.
+local function pass_of(tee, level)
+  if tee == nil or tee == false then return nil end
+  local receive, mutex = receiver_of(tee, level + 1), sync.mutex("tee")
+  return function(bytes, name)
+    local _ <close> = mutex:lock()
+    receive(bytes, name)
   end
 end
 
