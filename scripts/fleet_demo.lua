@@ -6,42 +6,41 @@
 --
 -- stdout carries the results, stderr the progress.
 
+local cli = require("sbx.cli")
 local host = require("sbx.core.host")
 local sandbox = require("sbx.sandbox")
 local task = require("sbx.task")
 
-local usage = [[
-usage: sbxlua [--local] scripts/fleet_demo.lua [COUNT | IMAGE ...]
-
-Creates several sandboxes at once, waits for all, runs a command in each.
-  COUNT       so many sandboxes of python:3.11-slim
-  IMAGE ...   one sandbox of each image (default python:3.11-slim node:20-slim)
-]]
+local given = cli.parse(arg, {
+  name = "fleet_demo",
+  summary = "Creates several sandboxes at once, waits for all, runs a command in each.",
+  example = "sbxlua --local scripts/fleet_demo.lua 8",
+  arguments = {
+    { name = "words", metavar = "COUNT | IMAGE", many = true, optional = true,
+      help = "so many of python:3.11-slim, or one of each image (python:3.11-slim node:20-slim)" },
+  },
+})
 
 -- Says what is wrong with the arguments and ends with the status of misuse.
 local function refuse(message)
-  io.stderr:write("fleet_demo: ", message, "\n\n", usage)
+  io.stderr:write("fleet_demo: ", message, "\n")
   os.exit(2)
 end
 
 -- The images to run, one for each sandbox.
-local function parse(words)
+local function images_of(words)
   if #words == 0 then return { "python:3.11-slim", "node:20-slim" } end
-  local images = {}
-  if #words == 1 and words[1]:find("^%d+$") then
-    local count = math.tointeger(tonumber(words[1]))
-    if not count or count < 1 or count > 10000 then
-      refuse("COUNT goes from 1 to 10000, not " .. words[1])
+  local count = #words == 1 and words[1]:find("^%d+$") and math.tointeger(tonumber(words[1]))
+  if not count then
+    for _, word in ipairs(words) do
+      if tonumber(word) then refuse(word .. " is no image; give one COUNT or a list of images") end
     end
-    for i = 1, count do
-      images[i] = "python:3.11-slim"
-    end
-    return images
+    return words
   end
-  for i, word in ipairs(words) do
-    if word:sub(1, 1) == "-" then refuse("unknown option " .. word) end
-    if tonumber(word) then refuse(word .. " is no image; give one COUNT or a list of images") end
-    images[i] = word
+  if count < 1 or count > 10000 then refuse("COUNT goes from 1 to 10000, not " .. words[1]) end
+  local images = {}
+  for i = 1, count do
+    images[i] = "python:3.11-slim"
   end
   return images
 end
@@ -110,8 +109,4 @@ local function create_many(images)
   for_all("deleted", created, function(box) box:delete() end)
 end
 
-if arg[1] == "--help" or arg[1] == "-h" then
-  io.stdout:write(usage)
-else
-  create_many(parse(arg))
-end
+create_many(images_of(given.words))

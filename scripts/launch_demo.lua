@@ -6,33 +6,20 @@
 --
 -- stdout carries what the sandbox answered, stderr tells what happens.
 
+local cli = require("sbx.cli")
 local fs = require("sbx.fs")
 local http = require("sbx.http")
 local sandbox = require("sbx.sandbox")
 local task = require("sbx.task")
 
-local usage = [[
-usage: sbxlua [--local] scripts/launch_demo.lua [--image IMAGE]
-
-Takes one sandbox through its whole life and prints what it answers.
-  --image IMAGE   what to run (default python:3.11-slim)
-]]
-
--- Says what is wrong with the arguments and ends with the status of misuse.
-local function refuse(message)
-  io.stderr:write("launch_demo: ", message, "\n\n", usage)
-  os.exit(2)
-end
-
--- The image to run, or nil where only the usage is wanted.
-local function parse(words)
-  if words[1] == "--help" or words[1] == "-h" then return nil end
-  if #words == 0 then return "python:3.11-slim" end
-  if words[1] ~= "--image" then refuse("unknown argument " .. words[1]) end
-  if #words == 1 then refuse("--image needs an image") end
-  if #words > 2 then refuse("unknown argument " .. words[3]) end
-  return words[2]
-end
+local given = cli.parse(arg, {
+  name = "launch_demo",
+  summary = "Takes one sandbox through its whole life and prints what it answers.",
+  example = "sbxlua --local scripts/launch_demo.lua",
+  options = {
+    { name = "image", default = "python:3.11-slim", help = "what to run" },
+  },
+})
 
 local step_number = 0
 
@@ -123,5 +110,4 @@ local function launch_demo(image)
   note("nothing is left of it")
 end
 
-local image = parse(arg)
-if image then launch_demo(image) else io.stdout:write(usage) end
+launch_demo(given.image)

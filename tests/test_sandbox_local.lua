@@ -209,10 +209,14 @@ end)
 test("demo: both explain themselves, and refuse what they do not know", function()
   for _, name in ipairs({ "launch_demo.lua", "fleet_demo.lua" }) do
     local result = run_script(scripts .. name, "--help")
-    assert(result.code == 0 and result.stdout:find("^usage: sbxlua"), result.stderr)
+    assert(result.code == 0 and result.stdout:find("^sbxlua %-%-local"), result.stderr)
   end
   local result = run_script(scripts .. "launch_demo.lua", "--imgae", "x")
-  assert(result.code == 2 and result.stderr:find("usage:", 1, true))
+  assert(result.code == 2 and result.stderr:find("did you mean '--image'?", 1, true))
+  for _, words in ipairs({ { "0" }, { "10001" }, { "3", "4" }, { "-x" } }) do
+    result = run_script(scripts .. "fleet_demo.lua", table.unpack(words))
+    assert(result.code == 2 and result.stderr:find("^fleet_demo: "), result.stderr)
+  end
 end)
 
 test("local: a script that raises leaves nothing, and says what it deleted", function()
