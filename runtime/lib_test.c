@@ -7,14 +7,20 @@
 #include <fcntl.h>
 #include <lauxlib.h>
 #include <lualib.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "luax.h"
 #include "reactor.h"
 #include "task.h"
 #include "wait.h"
+
+#ifndef sigev_notify_thread_id
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
 
 // ---- the clock
 
@@ -76,15 +82,73 @@ static int f_now(lua_State *L) {
 
 typedef struct Guard {
   Wait wait;
+  Reactor *reactor;
   uv_timer_t timer;
+  timer_t strike;  // of the kernel, for steps that never end
 } Guard;
+
+// How long after the guard's end a step that goes on is struck, and then again
+// until it is reached.
+static const struct timespec GRACE = {.tv_nsec = 100000000};
+static const struct timespec PAUSE = {.tv_nsec = 20000000};
+
+static void set_strike(timer_t strike, double seconds) {
+  struct itimerspec when = {.it_interval = PAUSE, .it_value = GRACE};
+  when.it_value.tv_sec += (time_t)seconds;
+  (void)timer_settime(strike, 0, &when, NULL);
+}
+
+// The key of the traceback of a step that was struck, in the registry.
+static const char struck_key;
+
+// Cancels what a signal would, from inside the step that does not end.
+static void strike_hook(lua_State *L, lua_Debug *ar) {
+  Scope *root = reactor_of(L)->root;
+  if (root && !root->cancelled) {
+    luaL_traceback(L, L, NULL, 0);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &struck_key);
+    lua_pushliteral(L, "its time was over");
+    scope_cancel(L, root);
+  }
+  task_arm_hook(L);
+  task_hook(L, ar);
+}
+
+// A signal handler, in the thread that runs Lua. Between two steps there is
+// nobody to strike: the next time, or the loop comes first.
+static void on_strike(int number, siginfo_t *info, void *context) {
+  if (info->si_code != SI_TIMER) return;
+  const Guard *guard = info->si_value.sival_ptr;
+  lua_State *running = guard->reactor->running;
+  const Scope *root = guard->reactor->root;
+  if (!running || !root || root->cancelled) return;
+  lua_sethook(running, strike_hook,
+              LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
+}
+
+// Returns 0 or an errno.
+static int make_strike(Guard *guard) {
+  struct sigaction action = {.sa_sigaction = on_strike,
+                             .sa_flags = SA_RESTART | SA_SIGINFO};
+  (void)sigemptyset(&action.sa_mask);
+  // The last of the real-time signals is the watchdog's.
+  int number = SIGRTMAX - 1;
+  struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID,
+                           .sigev_signo = number,
+                           .sigev_value = {.sival_ptr = guard}};
+  event.sigev_notify_thread_id = gettid();
+  if (sigaction(number, &action, NULL) != 0) return errno;
+  return timer_create(CLOCK_MONOTONIC, &event, &guard->strike) == 0 ? 0 : errno;
+}
 
 static void on_guard_closed(uv_handle_t *handle) {
   wait_done(handle->data);
 }
 
 static void close_guard(Wait *wait) {
-  uv_close((uv_handle_t *)&((Guard *)wait)->timer, on_guard_closed);
+  Guard *guard = (Guard *)wait;
+  (void)timer_delete(guard->strike);
+  uv_close((uv_handle_t *)&guard->timer, on_guard_closed);
 }
 
 static void on_guard(uv_timer_t *timer) {
@@ -99,17 +163,34 @@ static int end_guard(lua_State *L, int status, lua_KContext context) {
 }
 
 // guard(seconds): waits that long on the real clock. It keeps nothing alive: a
-// deadlock beside it is still seen as one.
+// deadlock beside it is still seen as one. A step that goes on when the time is
+// over is interrupted, and what a signal would cancel is cancelled.
 static int f_guard(lua_State *L) {
   double seconds = check_seconds(L, 1);
-  uv_loop_t *loop = &reactor_of(L)->loop;
+  Reactor *reactor = reactor_of(L);
   Guard *guard = wait_new(L, sizeof(*guard), close_guard, "the deadline");
-  (void)uv_timer_init(loop, &guard->timer);  // never fails
+  guard->reactor = reactor;
+  int problem = make_strike(guard);
+  if (problem != 0) {
+    wait_drop(L, &guard->wait);
+    return raise_error(L, -problem, "guard");
+  }
+  set_strike(guard->strike, seconds);
+  (void)uv_timer_init(&reactor->loop, &guard->timer);  // never fails
   guard->timer.data = guard;
   uv_unref((uv_handle_t *)&guard->timer);
-  uv_update_time(loop);
+  uv_update_time(&reactor->loop);
   uv_timer_start(&guard->timer, on_guard, (uint64_t)(seconds * 1000) + 1, 0);
   return wait_yield(L, &guard->wait, end_guard);
+}
+
+// struck() -> the traceback of the step that a guard interrupted since the last
+// call, or nil
+static int f_struck(lua_State *L) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &struck_key);
+  lua_pushnil(L);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &struck_key);
+  return 1;
 }
 
 // ---- the order
@@ -156,6 +237,7 @@ static const luaL_Reg functions[] = {
     {"advance",       f_advance      },
     {"now",           f_now          },
     {"guard",         f_guard        },
+    {"struck",        f_struck       },
     {"shuffle",       f_shuffle      },
     {"divert_stdout", f_divert_stdout},
     {NULL,            NULL           },

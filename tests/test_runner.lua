@@ -101,6 +101,37 @@ test("runner: a test past its deadline shows where its tasks are", function()
     "waits on sleep\n        at test_sample.lua:4: task.sleep(50)\n", "1 passed, 1 failed\n")
 end)
 
+test("runner: a test that never waits is ended, too", function()
+  local result = runner.run([[
+    local task = require("sbx.task")
+    test("busy", { timeout = 0.05 }, function()
+      while true do
+      end
+    end)
+    test("deaf", { timeout = 0.05 }, function()
+      local function forever() while true do end end
+      while true do pcall(forever) end
+    end)
+    test("yields", { timeout = 0.05 }, function()
+      while true do task.yield() end
+    end)
+    test("task", { timeout = 0.05 }, function()
+      task.spawn(function() while true do end end)
+      task.sleep(60)
+    end)
+    test("virtual", { timeout = 0.05, clock = "virtual" }, function()
+      while true do end
+    end)
+    test("generator", { timeout = 0.05 }, function()
+      coroutine.wrap(function() while true do end end)()
+    end)
+    test("after it", function() end)
+  ]])
+  expect(result, 1, "FAIL busy", "a task goes on and on without waiting",
+    "        at test_sample.lua:", "FAIL deaf", "FAIL yields", "FAIL task",
+    "FAIL virtual", "FAIL generator", "1 passed, 6 failed\n")
+end)
+
 test("runner: --timeout is for tests that name none", function()
   local result = runner.run([[
     local task = require("sbx.task")

@@ -21,9 +21,15 @@ function core.advance(seconds) end
 function core.now() end
 
 ---Waits so long on the real clock. Keeps nothing alive: a deadlock is still seen.
+---A step that goes on when the time is over is interrupted, and what a signal would
+---cancel is cancelled.
 ---@async
 ---@param seconds number
 function core.guard(seconds) end
+
+---The traceback of the step that a guard interrupted since the last call.
+---@return string|nil
+function core.struck() end
 
 ---Ready tasks run in an order that the seed determines; nil: first come first
 ---served again.

@@ -53,6 +53,14 @@ local function add_block(lines, text)
   end
 end
 
+local function add_frames(lines, frames, indent)
+  local source = frames[1] and source_at(frames[1])
+  if source then lines[#lines + 1] = indent .. "at " .. source end
+  for at = 2, #frames do
+    lines[#lines + 1] = indent .. "   " .. frames[at]
+  end
+end
+
 -- The report of the command line, whose traceback is shown by what counts in a
 -- test, and whose name is not needed.
 local function message_of(err)
@@ -81,12 +89,19 @@ function explain.error(err)
   if source then
     local _, last = lines[1]:find(place .. ": ", 1, true)
     if last == #place + 2 then lines[1] = lines[1]:sub(last + 1) end
-    lines[#lines + 1] = "at " .. source
   end
-  for i = 2, #frames do
-    lines[#lines + 1] = "   " .. frames[i]
-  end
+  frames[1] = frames[1] or source
+  add_frames(lines, frames, "")
   return table.concat(lines, "\n"), place
+end
+
+---Where a task was that did not wait.
+---@param traceback string
+---@return string
+function explain.step(traceback)
+  local lines = { "a task goes on and on without waiting" }
+  add_frames(lines, frames_of(traceback), "   ")
+  return table.concat(lines, "\n")
 end
 
 ---Where the tasks of a test are: what each waits on, and the code that waits.
@@ -102,12 +117,7 @@ function explain.tasks(apart)
       local name = each.name and " (" .. each.name .. ")" or ""
       local state = each.waiting_on and "waits on " .. each.waiting_on or "is " .. each.status
       lines[#lines + 1] = ("task %d%s %s"):format(each.id, name, state)
-      local frames = frames_of(each:trace())
-      local source = frames[1] and source_at(frames[1])
-      if source then lines[#lines + 1] = "   at " .. source end
-      for at = 2, #frames do
-        lines[#lines + 1] = "      " .. frames[at]
-      end
+      add_frames(lines, frames_of(each:trace()), "   ")
     end
   end
   return table.concat(lines, "\n")

@@ -36,6 +36,30 @@ local DEADLINE = 60 -- seconds for a test that names none
 
 local current ---@type sbx.test.State|nil  of the test or file that runs
 
+local function say(text)
+  pcall(host.write, 2, "sbxlua test: " .. text .. "\n")
+end
+
+-- What the host sees and tells, outside every task: none of it can wait.
+local events = {}
+
+function events.deadlock()
+  if current then current.deadlock = explain.tasks(current.apart) end
+  return "deadlock"
+end
+
+function events.signal(name)
+  say(name .. ": cleaning up" .. (name == "SIGINT" and "; Ctrl-C again stops at once" or ""))
+end
+
+function events.tree()
+  say("SIGQUIT: what the tasks do\n" .. task.tree())
+end
+
+function events.slow(text)
+  say(text)
+end
+
 -- Makes what would end the whole run end the test alone.
 local function install()
   local stock_exit = os.exit
@@ -46,12 +70,7 @@ local function install()
     task.sleep(1e9)
   end
   host.observe(function(event, value)
-    if event == "deadlock" then
-      if current then current.deadlock = explain.tasks(current.apart) end
-      return "deadlock"
-    end
-    local again = value == "SIGINT" and "; Ctrl-C again stops at once" or ""
-    pcall(host.write, 2, ("sbxlua test: %s: cleaning up%s\n"):format(value, again))
+    return events[event](value)
   end)
 end
 
@@ -86,6 +105,8 @@ local function run_guarded(state, seconds, fn)
     return scope:pspawn(task.scope, run_in_scope, state, seconds, fn):pjoin()
   end)
   current = nil
+  local struck = test_core.struck()
+  if struck then state.late = explain.step(struck) end
   return ok, err
 end
 
