@@ -3,6 +3,7 @@ local expect = dofile("tests/expect.lua")
 local fs = require("sbx.fs")
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local support = dofile(here .. "run_support.lua")
+local terminal = dofile(here .. "peers/terminal.lua")
 local width = require("sbx.cli.width")
 
 local function words_of(line)
@@ -480,4 +481,21 @@ test("cli.parse: runs the command; help is status 0 on stdout, a mistake 2 on st
     .. "Try 'prog double --help'.\n", result.stderr)
   result = program({ "double" }, { SBX_TEST_COUNT = "x" })
   assert(result.code == 2 and result.stderr:find("environment variable SBX_TEST_COUNT:", 1, true))
+end)
+
+test("cli: help is as wide as the terminal", function()
+  if not terminal.is_there() then skip("python3 has no pyte") end
+  local code = [[require("sbx.cli").parse({ "--help" }, { name = "p",
+    summary = ("word "):rep(30), options = { { name = "x", help = ("größe "):rep(30) } } })]]
+  for _, columns in ipairs({ 40, 80 }) do
+    local started <close> = terminal.start({ "-e", code }, { columns = columns })
+    local screen = started:finish()
+    assert(screen.status == 0)
+    local longest = 0
+    for _, line in ipairs(screen.lines) do
+      longest = math.max(longest, width.of(line))
+      assert(not line:find("^gr"), "the terminal broke a line: " .. line)
+    end
+    assert(longest > columns - 8 and longest <= columns, longest)
+  end
 end)

@@ -8,6 +8,7 @@ local json = require("sbx.json")
 local log = require("sbx.log")
 local process = require("sbx.process")
 local task = require("sbx.task")
+local terminal = dofile("tests/peers/terminal.lua")
 local width = require("sbx.cli.width")
 
 local function shows(text, value, options)
@@ -256,6 +257,26 @@ test("inspect.print: prints each value on a line and returns them", function()
   local result = process.run({ host.executable(), "-e", code })
   assert(result.stdout == '{ a = 1 }\nnil\n"x"\n5\n', result.stdout)
   assert(result.stderr == "35", result.stderr)
+end)
+
+test("inspect.print: in colour and as wide as the terminal, above bars", function()
+  if not terminal.is_there() then skip("python3 has no pyte") end
+  local code = [[
+    local bar <close> = require("sbx.progress").bar("bar")
+    require("sbx.task").sleep(0.15)
+    require("sbx.inspect").print({ "a", name = "long enough", other = "to be broken" })
+  ]]
+  for columns, lines in pairs({
+    [80] = { '{ "a", name = "long enough", other = "to be broken" }' },
+    [40] = { "{", '  "a",', '  name = "long enough",', '  other = "to be broken",', "}" },
+  }) do
+    local started <close> = terminal.start({ "-e", code }, { columns = columns })
+    local screen = started:finish()
+    for i, line in ipairs(lines) do
+      assert(screen.lines[i] == line, table.concat(screen.lines, "\n"))
+    end
+    assert(#screen.lines == #lines + 1 and screen.bytes:find('\27[32m"a"\27[0m', 1, true))
+  end
 end)
 
 test("inspect: wrong options are refused", function()

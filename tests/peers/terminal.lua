@@ -1,0 +1,91 @@
+-- A terminal for tests: see terminal.py.
+
+local host = require("sbx.core.host")
+local json = require("sbx.json")
+local process = require("sbx.process")
+local reader = require("sbx.reader")
+
+local LONGEST = 20 -- seconds for anything to appear
+
+local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
+
+local terminal = {}
+
+local python -- one that has pyte, which interprets the screen
+
+---Whether a terminal can be had here.
+---@async
+---@return boolean
+function terminal.is_there()
+  for _, name in ipairs({ "python3", "/usr/bin/python3" }) do
+    local ok, result = pcall(process.run, { name, "-c", "import pyte" })
+    if ok and result.code == 0 then
+      python = name
+      return true
+    end
+  end
+  return false
+end
+
+---@class tests.Terminal
+local Terminal = {}
+Terminal.__index = Terminal
+
+---Starts sbxlua on a terminal.
+---@async
+---@param words string[]  of its command line
+---@param options { columns?: integer, rows?: integer, env?: table }
+---@return tests.Terminal
+function terminal.start(words, options)
+  local env = { TERM = "xterm", CI = false, NO_COLOR = false, SBXLUA_LOG = false }
+  for name, value in pairs(options.env or {}) do
+    env[name] = value
+  end
+  local child = process.spawn({
+    python, here .. "terminal.py", tostring(options.columns or 80), tostring(options.rows or 24),
+    host.executable(), table.unpack(words),
+  }, { stdin = "pipe", stdout = "pipe", env = env })
+  local answers = reader.new(function() return child.stdout:read() end, { max_line = 1 << 24 })
+  return setmetatable({ child = child, answers = answers }, Terminal)
+end
+
+function Terminal:order(order)
+  self.child.stdin:write(json.encode(order) .. "\n")
+end
+
+---@async
+local function answer(self)
+  local line = assert(self.answers:line(), "the terminal is gone")
+  return json.decode(line)
+end
+
+---Waits until `text` is there, and returns the screen.
+---@async
+function Terminal:await(text)
+  self:order({ ["until"] = text, seconds = LONGEST })
+  local screen = answer(self)
+  local all = table.concat(screen.lines, "\n")
+  assert(all:find(text, 1, true), ("no %q on the screen:\n%s"):format(text, all))
+  return screen
+end
+
+function Terminal:resize(columns, rows)
+  self:order({ resize = { columns, rows } })
+end
+
+function Terminal:type(text)
+  self:order({ type = text })
+end
+
+---Waits for the program's end: the last screen, with `status` and `bytes`.
+---@async
+function Terminal:finish()
+  self:order({ ["end"] = true, seconds = LONGEST })
+  return answer(self)
+end
+
+Terminal.__close = function(self)
+  self.child:close()
+end
+
+return terminal

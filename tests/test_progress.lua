@@ -1,0 +1,472 @@
+-- Bars: what a line says, and what a terminal shows, which a real pty and an
+-- independent interpreter of its screen tell.
+
+local bars = require("sbx.progress.bar")
+local expect = dofile("tests/expect.lua")
+local fs = require("sbx.fs")
+local host = require("sbx.core.host")
+local json = require("sbx.json")
+local line = require("sbx.progress.line")
+local process = require("sbx.process")
+local progress = require("sbx.progress")
+local task = require("sbx.task")
+local terminal = dofile("tests/peers/terminal.lua")
+local width = require("sbx.cli.width")
+
+-- ------------------------------------------------------------------------ a line
+
+local silent = { changed = function() end, closed = function() end }
+
+-- A bar of `seconds` age that has reached `at`.
+local function bar_at(options, at, seconds)
+  local bar = bars.new(options, silent)
+  bar.opened = bar.opened - seconds
+  bar.samples[1].when = bar.opened
+  bar:set(at)
+  return bar
+end
+
+local function text_of(bar, cells)
+  return line.text(bar, cells, { label = width.of(bar.label), turn = 1, colour = false })
+end
+
+test("progress: what a line says", function()
+  local bar = bar_at({ label = "upload", total = 100, unit = "files" }, 25, 10)
+  assert(text_of(bar, 79)
+    == "upload  [####-------------]   25%  25/100 files  2.5/s  ETA 30s", text_of(bar, 79))
+  bar:note("a.txt")
+  assert(text_of(bar, 79):find("ETA 30s  a.txt$"))
+  bar:done()
+  assert(text_of(bar, 79) == "upload  [####-------------]   25%  25/100 files  in 10s: a.txt",
+    text_of(bar, 79))
+
+  bar = bar_at({ label = "get", total = 64 * 2 ^ 20, unit = "bytes" }, 1.5 * 2 ^ 20, 1)
+  assert(text_of(bar, 79):find("  2%%  1%.5MiB/64%.0MiB  1%.5MiB/s  ETA 42s$"), text_of(bar, 79))
+  bar = bar_at({ label = "wait" }, 3000, 2)
+  assert(text_of(bar, 79) == "wait  /  3000  1.5k/s  2s", text_of(bar, 79))
+  assert(text_of(bar_at({ label = "wait" }, 0, 0), 79) == "wait  /  0s")
+  assert(text_of(bar_at({ label = "none", total = 0 }, 0, 0), 79):find("100%%  0/0$"))
+  assert(text_of(bar_at({ label = "over", total = 10 }, 15, 0), 79):find("100%%  15/10$"))
+end)
+
+test("progress: how a line ends", function()
+  local function ended(fn)
+    local bar = bar_at({ label = "x", total = 4 }, 1, 125)
+    fn(bar)
+    return text_of(bar, 79):match("1/4  (.*)$")
+  end
+  assert(ended(function(bar) bar:done() end) == "in 2m5s")
+  assert(ended(function(bar) bar:fail("no room\n\27[2J") end)
+    == "failed after 2m5s: no room\\n\\x1b[2J")
+  assert(ended(function(bar) bar:fail() end) == "failed after 2m5s")
+  local function within(fn, ...)
+    local given = table.pack(...)
+    return function(bar)
+      pcall(function()
+        local _ <close> = bar
+        fn(table.unpack(given))
+      end)
+    end
+  end
+  assert(ended(within(task.yield)) == "in 2m5s")
+  assert(ended(within(error, "broken", 0)) == "failed after 2m5s: broken")
+  assert(ended(function(bar)
+    task.move_on(0.01, within(task.sleep, 60), bar)
+  end) == "cancelled after 2m5s")
+end)
+
+test("progress: the end is final, and later calls do nothing", function()
+  local told = 0
+  local bar = bars.new({ label = "x", total = 2 }, {
+    changed = function() end, closed = function() told = told + 1 end,
+  })
+  bar:advance()
+  bar:fail("first")
+  bar:done()
+  bar:advance()
+  bar:set(2)
+  bar:note("late")
+  bar:total(9)
+  assert(bar.state == "failed" and bar.at == 1 and bar.of == 2 and bar.said == nil and told == 1)
+end)
+
+test("progress: the speed is that of the last while", function()
+  local bar = bar_at({ label = "x", total = 1000 }, 0, 100)
+  assert(bar:rate() == nil and bar:left() == nil)
+  bar.samples = { { when = task.now() - 10, at = 500 } }
+  bar:set(600)
+  local rate, left = bar:rate(), bar:left()
+  assert(math.abs(rate - 10) < 0.5 and math.abs(left - 40) < 3)
+  for _ = 1, 10000 do
+    bar:advance(0)
+  end
+  assert(#bar.samples <= 20)
+end)
+
+test("progress: no line is wider than it may be", function()
+  for _, label in ipairs({ "up", "größe 漢字漢字漢字", ("long "):rep(40) }) do
+    for _, options in ipairs({ { total = 10 ^ 9 }, { total = 10, unit = "bytes" }, {} }) do
+      options.label = label
+      local bar = bar_at(options, 123456789, 100)
+      bar:note("note 漢字 " .. ("x"):rep(100))
+      for cells = 20, 120 do
+        local share = math.min(width.of(bar.label), cells // 3)
+        local text = line.text(bar, cells, { label = share, turn = 1, colour = false })
+        assert(width.of(text) <= cells, ("%d: %s"):format(cells, text))
+      end
+    end
+  end
+end)
+
+-- --------------------------------------------------------------- on a terminal
+
+-- Runs `fn(terminal)` while `code` runs on one. `seconds` of the code is its own
+-- affair: each step waits for what the screen shows.
+---@async
+local function on_terminal(code, options, fn)
+  if not terminal.is_there() then skip("python3 has no pyte") end
+  local folder <close> = fs.tmpdir({ prefix = "progress-" })
+  fs.write(folder.path .. "/script.lua", code)
+  local words = { folder.path .. "/script.lua", folder.path }
+  local started <close> = terminal.start(words, options)
+  return fn(started, folder.path)
+end
+
+---Runs `code` to its end and returns the last screen.
+---@async
+local function screen_of(code, options)
+  return on_terminal(code, options or {}, function(started) return started:finish() end)
+end
+
+local function shows(screen, expected)
+  local got = table.concat(screen.lines, "\n")
+  -- How long it took is no matter.
+  got = got:gsub("%f[%w]%d+s%f[%W]", "T"):gsub("  [%d.]+k?/s", "")
+  assert(got == expected, "the screen shows\n" .. got)
+end
+
+-- What each program begins with; `pause` waits until the test says go.
+local HEAD = [[
+local progress, task, log = require("sbx.progress"), require("sbx.task"), require("sbx.log")
+local function pause()
+  while not require("sbx.fs").exists(arg[1] .. "/go") do task.sleep(0.01) end
+end
+]]
+
+local FLEET = HEAD .. [[
+local first <close> = progress.bar({ label = "first", total = 4 })
+local second <close> = progress.bar({ label = "größe 漢", total = 2, unit = "files" })
+print("on stdout")
+task.sleep(0.15)
+log.warn("in the log", { n = 1 })
+first:advance(2)
+task.sleep(0.15)
+io.stderr:write("on stderr\n")
+io.write("io.write\n")
+print("at rest")
+pause()
+second:set(2)
+first:set(4)
+print("before the end")
+]]
+
+test("progress: bars stand below the output, in the order of opening", function()
+  for columns, graphs in pairs({
+    [80] = { "[########---------]", "[-----------------]", "[#################]",
+      "  100%  2/2 files  in T" },
+    [40] = { "[####----]", "[--------]", "[########]", "  100%  in T" },
+  }) do
+    on_terminal(FLEET, { columns = columns }, function(started, folder)
+      local above = "on stdout\nsbxlua: warn: in the log  (n=1)\non stderr\nio.write\nat rest\n"
+      started:await("at rest")
+      local screen = started:await("ETA")
+      shows(screen, above .. "first     " .. graphs[1] .. "   50%  2/4  ETA T\n"
+        .. "größe 漢  " .. graphs[2] .. "    0%  0/2 files")
+      assert(screen.cursor[1] == 0 and screen.cursor[2] == 7)
+      fs.write(folder .. "/go", "")
+      screen = started:finish()
+      assert(screen.status == 0)
+      shows(screen, above .. "before the end\n"
+        .. "first     " .. graphs[3] .. "  100%  4/4  in T\n"
+        .. "größe 漢  " .. graphs[3] .. graphs[4])
+    end)
+  end
+end)
+
+test("progress: an unfinished line of output goes on where it broke off", function()
+  local screen = screen_of(HEAD .. [[
+    io.write("checking 漢 ... ")
+    local bar <close> = progress.bar({ label = "bar", total = 2 })
+    task.sleep(0.15)
+    bar:advance()
+    task.sleep(0.15)
+    io.write("still ... ")
+    task.sleep(0.15)
+    io.stderr:write("fine\n")
+    io.write("tab\there ")
+    task.sleep(0.15)
+    print("cannot be found again")
+    io.write(("x"):rep(100))
+    task.sleep(0.15)
+    print("nor can a line that was wrapped")
+  ]])
+  shows(screen, "checking 漢 ... still ... fine\ntab     here\ncannot be found again\n"
+    .. ("x"):rep(80) .. "\n" .. ("x"):rep(20) .. "\nnor can a line that was wrapped\n"
+    .. "bar  [########---------]   50%  1/2  in T")
+end)
+
+test("progress: every line of a flood of output is there, above the bars", function()
+  local screen = screen_of(HEAD .. [[
+    local bar <close> = progress.bar({ label = "bar", total = 600 })
+    for i = 1, 600 do
+      print("line " .. i)
+      bar:advance()
+      if i % 7 == 0 then task.sleep(0.001) end
+    end
+  ]], { columns = 40 })
+  for i = 1, 600 do
+    assert(screen.lines[i] == "line " .. i, tostring(screen.lines[i]))
+  end
+  assert(#screen.lines == 601 and screen.lines[601]:find("^bar  .*100%%  600/600"))
+end)
+
+test("progress: bars that end leave their lines in the order of opening", function()
+  local screen = screen_of(HEAD .. [[
+    local bars = {}
+    for i = 1, 4 do
+      bars[i] = progress.bar({ label = "bar" .. i, total = 1 })
+    end
+    task.sleep(0.12)
+    bars[3]:done()
+    print("third")
+    task.sleep(0.12)
+    bars[1]:fail("no luck")
+    print("first")
+    task.sleep(0.12)
+    bars[2]:advance()
+    bars[2]:done()
+    print("second")
+    task.sleep(0.12)
+    progress.bar("late"):done()
+    bars[4]:fail(require("sbx.errors").new({ kind = "cancelled", message = "m" }))
+  ]])
+  local none, full = "[-----------------]    0%  0/1", "[#################]  100%  1/1"
+  shows(screen, "third\nbar1  " .. none .. "  failed after T: no luck\nfirst\nbar2  " .. full
+    .. "  in T\nbar3  " .. none .. "  in T\nsecond\nbar4  " .. none .. "  cancelled after T\n"
+    .. "late  in T")
+  assert(screen.colours.red == "failed after 0s: no luck" and screen.colours.green and
+    screen.colours.brown == "cancelled after 0s", json.encode(screen.colours))
+end)
+
+test("progress: the last lines stand when the program ends by an error, a signal or os.exit",
+  function()
+    for ending, expected in pairs({
+      ["error('it broke', 0)"] = { 1, "failed after T: it broke", "stopped after T" },
+      ["os.exit(3)"] = { 3, "cancelled after T", "stopped after T" },
+      ["require('sbx.process').run({ 'kill', '-INT', tostring(pid) }) task.sleep(60)"] =
+        { 130, "cancelled after T", "stopped after T" },
+      ["task.waiter('nothing'):wait()"] = { 1, "cancelled after T", "stopped after T" },
+    }) do
+      local screen = screen_of(HEAD .. [[
+        local pid = io.open("/proc/self/stat"):read("n")
+        local closed <close> = progress.bar({ label = "closed", total = 2 })
+        local left = progress.bar({ label = "left open" })
+        task.sleep(0.2)
+        left:advance()
+      ]] .. ending)
+      assert(screen.status == expected[1], ("%s: %d"):format(ending, screen.status))
+      local text = table.concat(screen.lines, "\n"):gsub("%d+s%f[%W]", "T")
+      assert(text:find("closed     [-----------------]    0%  0/2  " .. expected[2], 1, true), text)
+      assert(text:find("left open  1  " .. expected[3], 1, true), text)
+      for _, word in ipairs({ "closed", "left open" }) do
+        local _, count = text:gsub(word .. "  ", "")
+        assert(count == 1, text)
+      end
+    end
+  end)
+
+test("progress: a window that changes, and more bars than it has lines", function()
+  on_terminal(HEAD .. [[
+    local bars = {}
+    for i = 1, 9 do
+      bars[i] = progress.bar({ label = "bar" .. i, total = 10 })
+      bars[i]:set(i)
+    end
+    bars[3]:done()
+    print("above")
+    pause()
+    for i = 9, 1, -1 do
+      bars[i]:done()
+    end
+  ]], { columns = 80, rows = 8 }, function(started, folder)
+    local screen = started:await("more")
+    local text = table.concat(screen.lines, "\n")
+    assert(#screen.lines == 8, text)
+    assert(text:find("^above\nbar1 .*bar2 .*bar4 .*\n%.%.%. and 3 more$"), text)
+    started:resize(60, 20)
+    screen = started:await("bar9")
+    text = table.concat(screen.lines, "\n")
+    assert(text:find("bar3  [###---------]   30%  3/10  in", 1, true), text)
+    fs.write(folder .. "/go", "")
+    screen = started:finish()
+    text = table.concat(screen.lines, "\n", #screen.lines - 8)
+    for i = 1, 9 do
+      assert(screen.lines[#screen.lines - 9 + i]:find("^bar" .. i .. " "), text)
+    end
+  end)
+end)
+
+test("progress: hide and show, for what writes past Lua", function()
+  local screen = screen_of(HEAD .. [[
+    local bar <close> = progress.bar({ label = "bar", total = 1 })
+    task.sleep(0.15)
+    progress.hide()
+    progress.hide()
+    local child <close> = require("sbx.process").spawn(
+      { "sh", "-c", "echo from a child; sleep 0.2" }, { stdout = "inherit" })
+    child:wait()
+    progress.show()
+    print("still hidden")
+    task.sleep(0.2)
+    progress.show()
+    progress.show()
+    task.sleep(0.15)
+  ]])
+  shows(screen, "from a child\nstill hidden\nbar  [-----------------]    0%  0/1  in T")
+end)
+
+test("progress: it keeps no program alive, and no deadlock from being found", function()
+  local screen = screen_of(HEAD .. "progress.bar('spins') task.waiter('nothing'):wait()")
+  local text = table.concat(screen.lines, "\n")
+  assert(screen.status == 1 and text:find("deadlock", 1, true), text)
+  screen = screen_of(HEAD .. "progress.bar('spins')")
+  assert(screen.status == 0 and #screen.lines == 1)
+end)
+
+test("progress: it is drawn ten times a second and no more often", function()
+  local screen = screen_of(HEAD .. [[
+    local bar <close> = progress.bar({ label = "bar", total = 1e9 })
+    local start = task.now()
+    while task.now() - start < 1 do
+      bar:advance(1000)
+      task.yield()
+    end
+  ]])
+  local _, count = screen.bytes:gsub("bar  ", "")
+  assert(count >= 5 and count <= 15, count)
+end)
+
+test("progress: a stopped terminal does not stop the program", function()
+  on_terminal(HEAD .. [[
+    local bar <close> = progress.bar({ label = "bar", total = 1000 })
+    pause()
+    for _ = 1, 50 do
+      bar:advance(20)
+      task.sleep(0.01)
+    end
+    require("sbx.fs").write(arg[1] .. "/through", "")
+  ]], {}, function(started, folder)
+    started:await("bar")
+    started:type("\19") -- Ctrl-S
+    task.sleep(0.1)
+    fs.write(folder .. "/go", "")
+    task.timeout(10, function()
+      while not fs.exists(folder .. "/through") do task.sleep(0.02) end
+    end)
+    started:type("\17") -- Ctrl-Q
+    local screen = started:finish()
+    assert(screen.status == 0 and #screen.lines == 1, table.concat(screen.lines, "\n"))
+    assert(screen.lines[1]:find("100%%  1000/1000"), screen.lines[1])
+  end)
+end)
+
+test("progress: NO_COLOR leaves colours away; TERM=dumb and CI all that moves", function()
+  local code = HEAD .. "progress.bar({ label = 'bar', total = 1 }):done() log.warn('done')"
+  local screen = screen_of(code, { env = { NO_COLOR = "1" } })
+  assert(next(screen.colours) == nil and screen.bytes:find("\27[K", 1, true))
+  for _, env in ipairs({ { TERM = "dumb" }, { TERM = false }, { CI = "true" } }) do
+    screen = screen_of(code, { env = env })
+    assert(not screen.bytes:find("\27", 1, true), screen.bytes)
+    assert(screen.lines[1]:find("^sbxlua: bar  %(after=0s done=0/1 percent=0 state=done%)$"))
+  end
+end)
+
+-- ------------------------------------------------------------ without a terminal
+
+---@async
+local function stderr_of(code, env)
+  local result = process.run({ host.executable(), "-e", HEAD .. code }, { env = env })
+  assert(result.code == 0, result.stderr)
+  return result.stderr
+end
+
+test("progress: elsewhere a line every ten seconds, and one at the end", function()
+  local text = stderr_of([[
+    require("sbx.core.test").set_virtual(true)
+    local bar <close> = progress.bar({ label = "up load", total = 100, unit = "files" })
+    for i = 1, 100 do
+      task.sleep(0.35)
+      bar:advance()
+    end
+  ]])
+  text = text:gsub("time=%S+ ", "")
+  assert(text == [[
+level=info msg="up load" done="29/100 files" left=25s percent=29 rate=2.9/s state=running
+level=info msg="up load" done="58/100 files" left=15s percent=58 rate=2.9/s state=running
+level=info msg="up load" done="87/100 files" left=5s percent=87 rate=2.9/s state=running
+level=info msg="up load" after=35s done="100/100 files" percent=100 rate=2.9/s state=done
+]], text)
+end)
+
+test("progress: a bar that nobody moves is told of without its help", function()
+  local text = stderr_of([[
+    local bar <close> = progress.bar({ label = "slow" })
+    local core = require("sbx.core.test")
+    bar:set(7)
+    core.set_virtual(true)
+    task.sleep(11)
+    core.set_virtual(false)
+    task.sleep(1.5)
+  ]])
+  local _, count = text:gsub("state=running", "")
+  assert(count == 1 and text:find("done=7", 1, true), text)
+end)
+
+test("progress: bars left open are told of at the end; levels and forms are the log's", function()
+  local text = stderr_of("progress.bar('left')", { SBXLUA_LOG_FORMAT = "json" })
+  assert(json.decode(text).state == "stopped", text)
+  assert(stderr_of("progress.bar('left')", { SBXLUA_LOG = "error" }) == "")
+end)
+
+test("progress.each: advances with the loop", function()
+  local text = stderr_of([[
+    local seen = 0
+    for i, item in progress.each({ "a", "b", "c" }, "items") do
+      assert(item == ("abc"):sub(i, i))
+      seen = seen + 1
+    end
+    assert(seen == 3)
+    for _ in progress.each({ 1, 2 }, "broken") do break end
+    collectgarbage()
+    collectgarbage()
+    for _ in progress.each({}, "none") do error("never") end
+  ]])
+  assert(text:find("msg=items after=0s done=3/3 percent=100 state=done", 1, true), text)
+  assert(text:find("msg=broken after=0s done=0/2 percent=0 state=stopped", 1, true), text)
+  assert(text:find("msg=none after=0s done=0/0 percent=100 state=done", 1, true), text)
+end)
+
+-- ------------------------------------------------------------------------ misuse
+
+test("progress: wrong arguments are refused", function()
+  expect.misuse("label: expected a string", progress.bar, {})
+  expect.misuse("unknown option 'totel'; did you mean 'total'?", progress.bar,
+    { label = "x", totel = 1 })
+  expect.misuse("total", progress.bar, { label = "x", total = -1 })
+  expect.misuse("list: expected a table", progress.each, 3, "x")
+  local bar = bars.new({ label = "x" }, silent)
+  expect.misuse("count: expected a number", bar.advance, bar, "1")
+  expect.misuse("done: expected a number", bar.set, bar)
+  expect.misuse("note: expected a string", bar.note, bar, {})
+  expect.misuse("write bar:advance", bar.advance)
+end)
