@@ -69,10 +69,11 @@ local function take(self, n)
   while self.at > #self.buffer do
     if not fill(self) then return nil end
   end
-  local stop = n and math.min(self.at + n - 1, #self.buffer) or #self.buffer
-  local bytes = sub(self.buffer, self.at, stop)
+  local buffer, at = self.buffer, self.at
+  local stop = n and math.min(at + n - 1, #buffer) or #buffer
   self.at = stop + 1
-  return bytes
+  if at == 1 and stop == #buffer then return buffer end -- a copy costs time
+  return sub(buffer, at, stop)
 end
 
 ---The next line, or nil at the end. A last line without its line feed counts.
