@@ -39,7 +39,7 @@ static bool is_waiting(lua_State *co) {
 
 static lua_State *check_thread(lua_State *L) {
   lua_State *co = lua_tothread(L, 1);
-  luaL_argexpected(L, co, 1, "coroutine");
+  luaL_argexpected(L, co, 1, "thread");
   return co;
 }
 
@@ -200,7 +200,7 @@ static int f_yield(lua_State *L) {
 
 // isyieldable([co])
 static int f_isyieldable(lua_State *L) {
-  lua_State *co = lua_isthread(L, 1) ? lua_tothread(L, 1) : L;
+  lua_State *co = lua_isnone(L, 1) ? L : check_thread(L);
   lua_pushboolean(L, lua_isyieldable(co) && !is_task_base(co));
   return 1;
 }
