@@ -103,7 +103,7 @@ end
 write({ "name", "exit_code", "seconds", "tries", "stdout", "error" })
 local failed = 0
 local function work(job) return run_job(client, job) end
-for _, row in task.imap(jobs, work, { limit = given.limit }) do
+for _, row in task.imap(jobs, work, { limit = given.limit, progress = "jobs" }) do
   write(row)
   if row[6] then failed = failed + 1 end
 end

@@ -37,7 +37,7 @@ local results, failures = task.map(jobs, function(job)
   local box <close> = client:create({ name = "fan-out", docker_image = job.image })
   box:wait()
   return box:exec(given.line, { timeout = math.ceil(given.timeout) })
-end, { limit = given.limit, on_error = "collect" })
+end, { limit = given.limit, on_error = "collect", progress = "ran" })
 
 -- Those with the same exit code and output are one group; so are those whose
 -- failures are of one kind.

@@ -104,7 +104,7 @@ do
 
   local base = exposure.url:gsub("/$", "")
   print("RESULT  STATUS  SECONDS  PATH")
-  for i in task.imap(checks, function(check) check_page(base, check) end) do
+  for i in task.imap(checks, function(check) check_page(base, check) end, { progress = "pages" }) do
     local check = checks[i]
     print(("%-6s  %6s  %7.3f  %s%s"):format(check.problem and "FAIL" or "ok", check.status or "-",
       check.seconds or 0, check.path, check.problem and "  " .. check.problem or ""))

@@ -79,19 +79,19 @@ end
 
 -- Calls `fn` for each name, several at once, in the order of their names.
 ---@async
-local function for_each(files, fn)
+local function for_each(files, label, fn)
   local names = {}
   for name in pairs(files) do
     names[#names + 1] = name
   end
   table.sort(names)
-  task.map(names, fn, { limit = 8 })
+  task.map(names, fn, { limit = 8, progress = label })
 end
 
 ---@async
 local function push(box)
   local here, there, digests = list_here(given.push), list_there(box), {}
-  for_each(here, function(name)
+  for_each(here, "push", function(name)
     local digest, size = hash.sha256_file(here[name])
     digests[name] = digest
     if there[name] ~= digest then box:upload_file(paths.join(given.remote, name), here[name]) end
@@ -111,7 +111,7 @@ local function pull(box)
       if paths.match(pattern, name) then wanted[name] = digest end
     end
   end
-  for_each(wanted, function(name)
+  for_each(wanted, "pull", function(name)
     local target = paths.join(given.into, name)
     local digest, size = errors.try(hash.sha256_file, target)
     local action = digest == wanted[name] and "unchanged" or "pulled"
