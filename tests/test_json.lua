@@ -1,7 +1,6 @@
 local core = require("sbx.core.json")
 local errors = require("sbx.errors")
 local json = require("sbx.json")
-local task = require("sbx.task")
 
 -- The same value: integers and floats differ, and so do [] and {}.
 local function same(a, b)
@@ -265,47 +264,6 @@ test("json: misuse raises a plain error", function()
   assert(not ok and err:find("test_json.lua:%d+: unknown option 'indent'"), err)
   ok, err = pcall(core.encode)
   assert(not ok and err:find("value expected"), err)
-  ok, err = pcall(json.lines, 5)
-  assert(not ok and err:find("source: expected a function", 1, true), err)
-end)
-
-test("json: lines decodes one value a line", function()
-  local values = {}
-  for value in json.lines('{"a":1}\n\n  \r\n[]\nfalse\r\nnull\n12') do
-    values[#values + 1] = value
-  end
-  assert(#values == 5 and values[1].a == 1 and json.encode(values[2]) == "[]")
-  assert(values[3] == false and values[4] == json.null and values[5] == 12)
-  assert(select("#", json.lines("")) == 1 and json.lines("")() == nil)
-end)
-
-test("json: lines names the line of an error and can go on", function()
-  local next_value = json.lines("1\n\n[2\n3\n")
-  assert(next_value() == 1)
-  local ok, err = pcall(next_value)
-  assert(not ok and err.kind == "json" and err.line == 3 and err.column == 3 and err.byte == 3)
-  assert(tostring(err):find("line 3, column 3", 1, true), tostring(err))
-  assert(next_value() == 3 and next_value() == nil)
-end)
-
-test("json: lines takes an iterator that waits, and ends when cancelled", function()
-  local sent = { "1", "", "2" }
-  local function receive()
-    task.sleep(0)
-    return table.remove(sent, 1)
-  end
-  local sum = 0
-  for value in json.lines(receive) do
-    sum = sum + value
-  end
-  assert(sum == 3)
-
-  local ok = task.move_on(0.01, function()
-    for _ in json.lines(function() task.sleep(60) end) do
-      error("no line was sent")
-    end
-  end)
-  assert(not ok)
 end)
 
 -- Writes JSON in plain Lua: the other opinion in the random tests.

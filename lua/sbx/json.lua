@@ -6,6 +6,9 @@
 local check = require("sbx.check")
 local core = require("sbx.core.json")
 local errors = require("sbx.errors")
+local reader = require("sbx.reader")
+
+local MAX_LINE = 16 * 1024 * 1024 -- bytes
 
 ---@class sbx.json
 ---@field null lightuserdata  stands for null; true in a condition
@@ -67,6 +70,8 @@ function json.object(t)
   return setmetatable(t, core.object)
 end
 
+-- ----------------------------------------------------------------------- lines
+
 -- Decodes one line, and corrects the line in the error to its number.
 local function decode_line(line, number)
   local ok, result = pcall(core.decode, line)
@@ -78,27 +83,68 @@ local function decode_line(line, number)
   error(result, 0)
 end
 
----Iterates over text that has one JSON value on each line, such as a log; blank
----lines are skipped. `source` is the whole text, or a function that returns the
----next line, or nil at the end; it may wait, and then so does the iterator. An
----error names the line; its `byte` counts within that line. The iterator can go
----on after an error, with the next line.
----@param source string|(async fun(): string?)
----@return async fun(): any
-function json.lines(source)
-  local next_line = source
-  if type(source) == "string" then
-    next_line = source:gmatch("[^\n]*")
-  else
-    check.fn(source, "source")
+-- Throws away what is left of a line that is too long.
+---@async
+local function skip_line(from)
+  for piece in function() return from:some() end do
+    local stop = piece:find("\n", 1, true)
+    if stop then
+      from:unread(piece:sub(stop + 1))
+      return
+    end
   end
+end
+
+local TOO_LONG = {}
+
+-- Returns a function for the next line; for one that is too long it returns
+-- TOO_LONG and goes on behind it.
+local function line_reader(source, max)
+  local from = reader.of(source, { max_line = max }, 3)
+  local long = false
+  return function()
+    if long then
+      skip_line(from)
+      long = false
+    end
+    local ok, line = pcall(from.line, from)
+    if ok then return line end
+    long = errors.is_error(line) and line.kind == "limit" and line.op == "read"
+    if not long then error(line, 0) end
+    return TOO_LONG
+  end
+end
+
+---Iterates over text that has one JSON value on each line, such as a log; blank
+---lines are skipped. `source` is the whole text, a reader, what has `read`, such as
+---a file or a stream, or a function that returns the next line; it may wait, and
+---then so does the iterator. An error names the `line`; its `byte` counts within
+---that line. A line over `max_line` bytes raises kind `limit`. The iterator can go
+---on after either, with the next line.
+---@param source string|sbx.Reader|{ read: function }|(async fun(): string|nil)
+---@param options? { max_line?: integer }  bytes (default 16 MiB)
+---@return async fun(): any
+function json.lines(source, options)
+  local max = check.options(options, { max_line = MAX_LINE }).max_line
+  check.integer(max, "max_line", 1)
+  local next_line = type(source) == "function" and source or line_reader(source, max)
   local number = 0
   return function()
-    for line in next_line do
+    while true do
+      local line = next_line()
+      if line == nil then return nil end
+      if line ~= TOO_LONG then check.string(line, "source: what the function returned") end
       number = number + 1
+      if line == TOO_LONG or #line > max then
+        errors.raise {
+          kind = "limit",
+          op = "lines",
+          line = number,
+          message = ("json: line %d: too long"):format(number),
+        }
+      end
       if line:find("%S") then return decode_line(line, number) end
     end
-    return nil
   end
 end
 
