@@ -49,7 +49,7 @@ local description = {
     { name = "quiet", short = "q", type = "flag", group = "Report",
       help = "only the closing line" },
     { name = "tap", type = "flag", group = "Report",
-      help = "TAP 14 on stdout; what tests print goes to stderr" },
+      help = "TAP on stdout; what tests print goes to stderr" },
     { name = "junit", metavar = "FILE", group = "Report", help = "write a JUnit report, too" },
   },
   arguments = { { name = "path", many = true, optional = true } },
@@ -144,8 +144,9 @@ end
 
 local function writer(file)
   return function(text)
-    file:write(text)
-    file:flush()
+    local ok, problem = file:write(text)
+    if ok then ok, problem = file:flush() end
+    if not ok then errors.raise { kind = "io", message = "write the report: " .. problem } end
   end
 end
 
@@ -211,7 +212,7 @@ local function run_files(given, options)
   local reporters = reporters_of(given)
   local counts = runner.run(tests, options, reporters)
   local signal = host.signal()
-  reporters[1]:finish(counts, signal and "interrupted")
+  reporters[1]:finish(counts, signal and "interrupted" or #tests == 0 and "no tests were found")
   if reporters[2] then fs.write(given.junit, reporters[2]:text()) end
   if #tests == 0 then complain("no tests were found") end
   return (counts.failed > 0 or #tests == 0) and 1 or 0

@@ -1,5 +1,7 @@
 -- The report for build servers: a JUnit XML file, written when all is over.
 
+local printable = require("sbx.test.printable")
+
 local junit = {}
 junit.__index = junit
 
@@ -9,23 +11,8 @@ end
 
 local entities = { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;" }
 
--- XML can hold neither most control characters, in whatever form, nor bytes that
--- are no UTF-8: they are shown as \x1b.
 local function escape(text)
-  local function show(bytes)
-    return (bytes:gsub(".", function(byte) return ("\\x%02x"):format(byte:byte()) end))
-  end
-  local parts, from = {}, 1
-  while from <= #text do
-    local _, bad = utf8.len(text, from)
-    local last = bad and bad - 1 or #text
-    parts[#parts + 1] = text:sub(from, last)
-    if bad then parts[#parts + 1] = show(text:sub(bad, bad)) end
-    from = last + 2
-  end
-  -- U+FFFE and U+FFFF are no characters of XML either.
-  return (table.concat(parts):gsub("[%z\1-\8\11\12\14-\31\127]", show)
-    :gsub("\xEF\xBF[\xBE\xBF]", show):gsub('[&<>"]', entities))
+  return (printable(text):gsub('[&<>"]', entities))
 end
 
 -- In an attribute a parser would turn line feeds into spaces.

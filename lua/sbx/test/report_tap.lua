@@ -1,25 +1,26 @@
--- The report for programs, line by line: TAP, version 14.
+-- The report for programs, line by line: the Test Anything Protocol. It is of
+-- version 13, which every reader knows; those of version 14 read it alike.
+
+local printable = require("sbx.test.printable")
 
 local tap = {}
 tap.__index = tap
 
 ---@param write fun(text: string)
 function tap.new(write)
-  write("TAP version 14\n")
+  write("TAP version 13\n")
   return setmetatable({ write = write, count = 0 }, tap)
 end
 
 -- One line, in which # begins no directive.
 local function escape(text)
-  return (text:gsub("%c+", " "):gsub("[\\#]", "\\%0"))
+  return (printable(text):gsub("%s+", " "):gsub("[\\#]", "\\%0"))
 end
 
 -- A text of several lines as a literal block of YAML.
 local function block(name, text)
-  text = text:gsub("[%z\1-\9\11-\31\127]", function(byte)
-    return byte == "\t" and "    " or ("\\x%02x"):format(byte:byte())
-  end)
-  return ("  %s: |\n    %s\n"):format(name, (text:gsub("\n", "\n    ")))
+  text = printable(text):gsub("^%s+", ""):gsub("\r", "\\x0d"):gsub("\n", "\n    ")
+  return ("  %s: |\n    %s\n"):format(name, text)
 end
 
 local function diagnosis(one, result)
