@@ -2,7 +2,6 @@ std = "lua54"
 max_line_length = 100
 max_comment_line_length = false -- an annotation for the editor cannot be wrapped
 files["tests"] = { read_globals = { "skip", "test" } }
-files["tests/run.lua"] = { globals = { "skip", "test" } }
 -- These make the globals that scripts see.
 files["lua/sbx/loader.lua"] = { globals = { "require" } }
 files["lua/sbx/test/runner.lua"] = { globals = { "os.exit" } }
