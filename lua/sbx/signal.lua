@@ -27,6 +27,7 @@ local refused = {
   ABRT = "it reports a fault of the program", BUS = "it reports a fault of the program",
   FPE = "it reports a fault of the program", SEGV = "it reports a fault of the program",
   SYS = "it reports a fault of the program",
+  ["64"] = "the runtime's watchdog uses it",
 }
 
 ---The number of a signal: of "TERM", "SIGTERM" or 15. Raises for anything else.
@@ -98,9 +99,9 @@ function signal.listen(...)
   if wanted.n == 0 then error("listen: expected the name of a signal", 2) end
   for i = 1, wanted.n do
     local number = signal.number(wanted[i], 2)
-    local reason = refused[names[number]]
+    local reason = refused[signal.name(number)]
     if reason then
-      error(("signal: a script cannot listen to %s: %s"):format(names[number], reason), 2)
+      error(("signal: a script cannot listen to %s: %s"):format(signal.name(number), reason), 2)
     end
     wanted[i] = number
   end

@@ -95,7 +95,7 @@ local function drain(gathered)
   for _, into in ipairs(gathered) do
     into.left = IN_FLIGHT
   end
-  local pause = 0.001
+  local pause = 0 -- the ends of the pipes mostly come along with that of the child
   while true do
     local open = false
     for _, into in ipairs(gathered) do
@@ -104,7 +104,7 @@ local function drain(gathered)
     end
     if not open then return end
     task.sleep(pause)
-    pause = math.min(pause * 2, 0.02)
+    pause = math.min(pause + 0.0005, 0.02)
   end
 end
 
