@@ -18,7 +18,7 @@
 
 static const char TYPE[] = "sbx.http.exchange";
 
-enum { READ_MOST = 64 * 1024 };
+enum { READ_MOST = 256 * 1024 };
 
 typedef struct Exchange {
   Transfer transfer;  // first, so that a Transfer * is an Exchange *
@@ -161,7 +161,7 @@ static int end_read(lua_State *L, int status, lua_KContext context) {
   return 1;
 }
 
-// read(most?): the next bytes of a streamed body, at most and by default 64
+// read(most?): the next bytes of a streamed body, at most and by default 256
 // KiB; nothing at the end. Waits.
 static int f_read(lua_State *L) {
   Exchange *exchange = check_exchange(L);

@@ -8,7 +8,10 @@
 
 #include "transfer_pool.h"
 
-enum { CONNECT_FOREVER_MS = 86400000 };  // 0 would mean libcurl's five minutes
+enum {
+  CONNECT_FOREVER_MS = 86400000,  // 0 would mean libcurl's five minutes
+  STREAM_BUFFER = 128 * 1024,     // bytes that libcurl reads at once
+};
 
 // Sets an option unless an earlier one has failed; needs `easy` and `code`.
 #define SET(option, value)                                                     \
@@ -171,9 +174,12 @@ static CURLcode set_body(Transfer *transfer, CURL *easy) {
 static CURLcode set_answer(Transfer *transfer, CURL *easy) {
   CURLcode code = CURLE_OK;
   SET(CURLOPT_HTTPHEADER, transfer->headers);
-  // What a stream holds back is bounded by how far its input can swell.
+  // libcurl unpacks all that it has read before it pauses. From 16 KiB, its
+  // usual buffer, these two make 16 MiB at most; others know no bound.
   if (transfer->decode)
     SET(CURLOPT_ACCEPT_ENCODING, transfer->streamed ? "deflate, gzip" : "");
+  else if (transfer->streamed)
+    SET(CURLOPT_BUFFERSIZE, (long)STREAM_BUFFER);
   if (transfer->jar) {
     SET(CURLOPT_SHARE, cookie_jar_share(transfer->jar));
     SET(CURLOPT_COOKIEFILE, "");  // else they are kept, but not sent

@@ -73,7 +73,8 @@ test("http cookies: the caller's own Cookie header goes into the same line", fun
   set(client, server.url, "a=1")
   assert(sent(client, server.url, { headers = { cookie = "b=2; c=3" } }) == "a=1 b=2 c=3")
   assert(sent(http, server.url, { headers = { Cookie = "b=2" } }) == "b=2")
-  misuse("control characters", client.get, client, server.url, { headers = { Cookie = "a\r\nX: y" } })
+  misuse("control characters", client.get, client, server.url,
+    { headers = { Cookie = "a\r\nX: y" } })
 end)
 
 test("http cookies: a jar is listed, cleared and shared", function()

@@ -152,15 +152,17 @@ test("http redirect: a body goes where 307 and 308 say, from a file too", functi
   fs.write(dir.path .. "/f", "from a file")
   local url = lead(server, 307, other.url .. "/echo")
   assert(http.put(url, { follow = 1, body_path = dir.path .. "/f" }):json().text == "from a file")
-  local got = http.post(url, { follow = 1, multipart = { { name = "a", path = dir.path .. "/f" } } })
+  local parts = { { name = "a", path = dir.path .. "/f" } }
+  local got = http.post(url, { follow = 1, multipart = parts })
   assert(got:json().text:find("from a file", 1, true))
   -- An iterator has run.
   local given = { "once" }
-  local err = failure(http.post, url, { follow = 1, body = function() return table.remove(given) end })
+  local function iterator() return table.remove(given) end
+  local err = failure(http.post, url, { follow = 1, body = iterator })
   assert(err.code == "EREWIND" and not err.retryable, tostring(err))
   given = { "once" }
   url = lead(server, 303, other.url .. "/echo")
-  local res = http.post(url, { follow = 1, body = function() return table.remove(given) end })
+  local res = http.post(url, { follow = 1, body = iterator })
   assert(res:json().method == "GET" and res:json().size == 0)
 end)
 
@@ -229,6 +231,7 @@ test("http redirect: misuse names the argument", function()
   misuse("follow: expected a whole number between 0 and 100, or a table", http.get, url,
     { follow = -1 })
   misuse("unknown option 'moust'", http.get, url, { follow = { moust = 1 } })
-  misuse("headers: \"a b\" is not a header name", http.get, url, { follow = { headers = { "a b" } } })
+  misuse("headers: \"a b\" is not a header name", http.get, url,
+    { follow = { headers = { "a b" } } })
   misuse("tests/test_http_redirect.lua:", function() http.get(url, { follow = { x = 1 } }) end)
 end)

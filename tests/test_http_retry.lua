@@ -97,13 +97,16 @@ test("http retry: a number is the tries in all, when and a budget can forbid the
   local url = server.url .. "/status?code=503&key="
   task.timeout(30, http.get, url .. "two", { retry = 2 })
   assert(seen(server, "two") == 2)
-  http.get(url .. "when", { retry = { attempts = 3, pause = 0, when = function() return false end } })
+  local function when(answer)
+    return { attempts = 3, pause = 0, when = function() return answer end }
+  end
+  http.get(url .. "when", { retry = when(false) })
   assert(seen(server, "when") == 1)
   local budget = retry.budget { ratio = 0, burst = 1 }
   http.get(url .. "budget", { retry = { attempts = 5, pause = 0, budget = budget } })
   assert(seen(server, "budget") == 2)
   -- A caller cannot make it unsafe with `when`.
-  http.post(url .. "unsafe", { retry = { attempts = 3, pause = 0, when = function() return true end } })
+  http.post(url .. "unsafe", { retry = when(true) })
   assert(seen(server, "unsafe") == 1)
 end)
 

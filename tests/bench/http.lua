@@ -1,7 +1,11 @@
 -- What a request costs, client and server together: both run in this process.
+-- Then what streams cost beside curl, which does the same in the same minute.
 
 local measure = dofile("tests/bench/lib/measure.lua")
+local fs = require("sbx.fs")
+local host = require("sbx.core.host")
 local http = require("sbx.http")
+local process = require("sbx.process")
 local server = require("sbx.server.http")
 local task = require("sbx.task")
 
@@ -36,3 +40,80 @@ task.scope(function(scope)
   end
   listener:close()
 end)
+
+local ROUNDS, SIZE = 5, 512 << 20
+
+local DOWNLOAD = [[
+local http = require("sbx.http")
+local size = 0
+local res <close> = http.stream("GET", arg[1])
+for piece in res:chunks() do size = size + #piece end
+assert(size == tonumber(arg[2]))
+]]
+
+local UPLOAD = [[
+local http = require("sbx.http")
+local left, block = tonumber(arg[2]) // 65536, ("x"):rep(65536)
+local res = http.put(arg[1], {
+  body = function()
+    left = left - 1
+    return left >= 0 and block or nil
+  end,
+})
+assert(res.status < 300, res.status)
+]]
+
+-- Runs a program: its seconds by the clock, and of CPU.
+local function seconds(argv)
+  local script = "TIMEFORMAT='took %R %U %S'; time \"$@\" >/dev/null 2>&1"
+  local result = process.run({ "bash", "-c", script, "bash", table.unpack(argv) },
+    { check = true, timeout = 60 })
+  local real, user, system = result.stderr:match("took ([%d.]+) ([%d.]+) ([%d.]+)")
+  return tonumber(real), user + system
+end
+
+local function median(values)
+  table.sort(values)
+  return values[(#values + 1) // 2]
+end
+
+-- The two take turns: only ratios within a round count.
+local function compare(name, ours, theirs)
+  local walls, cpus, rates = {}, {}, {}
+  for i = 1, ROUNDS do
+    local wall, cpu = seconds(ours)
+    local curl_wall, curl_cpu = seconds(theirs)
+    walls[i], cpus[i], rates[i] = wall / curl_wall, cpu / curl_cpu, SIZE / wall / 1e6
+  end
+  print(("%-40s %6.0f MB/s, %.2f times the time and %.2f times the CPU of curl"):format(
+    name, median(rates), median(walls), median(cpus)))
+end
+
+local function installed(name)
+  return process.run({ "sh", "-c", "PATH=$PATH:/usr/sbin command -v " .. name }).code == 0
+end
+
+local function compare_with_curl()
+  if not (installed("nginx") and installed("curl")) then
+    print("skipped: streams beside curl need nginx and curl")
+    return
+  end
+  local dir <close> = fs.tmpdir()
+  local big = dir.path .. "/big"
+  process.run({ "truncate", "-s", tostring(SIZE), big }, { check = true })
+  local nginx <close> = dofile("tests/peers/nginx.lua").start(dir.path, [[
+    server {
+      listen 127.0.0.1:@1; root @dir; sendfile on; client_max_body_size 0;
+      location /put { dav_methods PUT; }
+    }
+  ]])
+  local exe, size = host.executable(), tostring(SIZE)
+  local url = nginx.url .. "/big"
+  compare("stream down", { exe, "-e", DOWNLOAD, url, size },
+    { "curl", "-s", "-o", "/dev/null", url })
+  url = nginx.url .. "/put"
+  compare("iterator up", { exe, "-e", UPLOAD, url, size },
+    { "curl", "-s", "-T", big, "-H", "Transfer-Encoding: chunked", "-H", "Expect:", url })
+end
+
+compare_with_curl()

@@ -3,7 +3,7 @@
 Prints the port, or "ready" for a Unix socket, once it listens. Ends with its
 standard input, so that it never outlives the test.
 
-    http_peer.py [--unix PATH] [--tls CERTIFICATE KEY]
+    http_peer.py [--unix PATH] [--tls CERTIFICATE KEY [AUTHORITY OF CLIENTS]]
 """
 
 import collections
@@ -348,6 +348,9 @@ def make_server(arguments):
     place = arguments.index("--tls")
     server.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.tls.load_cert_chain(arguments[place + 1], arguments[place + 2])
+    if len(arguments) > place + 3:
+        server.tls.verify_mode = ssl.CERT_REQUIRED
+        server.tls.load_verify_locations(arguments[place + 3])
     return server
 
 
