@@ -123,9 +123,9 @@ static int decode(lua_State *L, const Alphabet *alphabet) {
   char *copy = room + groups * 3;
   memset(copy, 'A', groups * 4);
   for (size_t i = 0; i < digits; i++) {
-    copy[i] = text[i] == alphabet->high[0]   ? '+'
-              : text[i] == alphabet->high[1] ? '/'
-                                             : text[i];
+    copy[i] = text[i];
+    if (text[i] == alphabet->high[0]) copy[i] = '+';
+    if (text[i] == alphabet->high[1]) copy[i] = '/';
   }
   int size = EVP_DecodeBlock((unsigned char *)room, (unsigned char *)copy,
                              (int)(groups * 4));

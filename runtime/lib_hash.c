@@ -13,7 +13,7 @@
 #include "luax.h"
 
 #define HASH_TYPE "sbx.hash"
-#define MAX_RANDOM (1024 * 1024)
+#define MAX_RANDOM 1048576
 
 static const struct {
   const char *name;
@@ -117,7 +117,7 @@ static int f_update(lua_State *L) {
 // The digest of all bytes so far, in `digest`, which has room for the largest.
 // More bytes may follow. Returns its size.
 static size_t finish(lua_State *L, const Hash *hash, unsigned char *digest) {
-  unsigned size;
+  unsigned size = 0;
   EVP_MD_CTX *copy = EVP_MD_CTX_new();
   bool ok = copy != NULL && EVP_MD_CTX_copy_ex(copy, hash->context) &&
             EVP_DigestFinal_ex(copy, digest, &size);
