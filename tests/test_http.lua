@@ -2,6 +2,7 @@ local expect = dofile("tests/expect.lua")
 local fs = require("sbx.fs")
 local http = require("sbx.http")
 local json = require("sbx.json")
+local task = require("sbx.task")
 local peer = dofile("tests/peers/http_peer.lua")
 
 local failure = expect.failure
@@ -94,6 +95,11 @@ test("http: headers of the caller win, and nothing can be smuggled in", function
   local url = server.url
   misuse("control characters", http.get, url, { headers = { A = "b\r\nC: d" } })
   misuse("control characters", http.get, url, { headers = { A = "b\0" } })
+  misuse("control characters", http.get, url, { headers = { A = "b\127" } })
+  misuse("control characters", http.get, url, { headers = { A = { "good", "b\n" } } })
+  misuse("control characters", http.get, url, { bearer = "a\r\nB: c" })
+  -- base64 hides what it holds.
+  assert(http.get(url, { basic = { "a\r\n", "b\r\n" } }).status == 200)
   misuse("not a header name", http.get, url, { headers = { ["A\r\nB"] = "c" } })
   misuse("not a header name", http.get, url, { headers = { ["A:"] = "c" } })
   misuse("follows from the body", http.get, url, { headers = { ["Content-Length"] = "5" } })
@@ -103,6 +109,68 @@ test("http: headers of the caller win, and nothing can be smuggled in", function
   misuse("control characters", http.post, url, {
     multipart = { { name = "a", data = "b", type = "x\r\ny: z" } },
   })
+end)
+
+test("http: names and values of headers have limits", function()
+  local server <close> = peer.start()
+  local function get(name, value)
+    return http.get(server.url, { headers = { [name] = value } })
+  end
+  assert(get(("n"):rep(256), "v"):json().headers[("n"):rep(256)] == "v")
+  misuse("a name is longer than 256 bytes", get, ("n"):rep(257), "v")
+  misuse("X-A: longer than 65536 bytes", get, "X-A", ("v"):rep(65537))
+  assert(get("X-A", ("v"):rep(60000)):json().headers["x-a"] == ("v"):rep(60000))
+  local many = {}
+  for i = 1, 250 do many["X-" .. i] = "v" end
+  misuse("headers: more than 200", http.get, server.url, { headers = many })
+end)
+
+test("http: what is no URL is shown, but not its secrets", function()
+  local urls = {
+    ["htp://user:hunter2@host/path?token=s3cret"] = "htp://host/path?token=***",
+    ["host/path"] = "host/path",
+    ["http://"] = "http://",
+    ["http://user:hunter2@a:99999/?token=s3cret"] = "http://a:99999/",
+    ["http://[::1/x?token=s3cret"] = "http://[::1/x",
+  }
+  for url, shown in pairs(urls) do
+    for _, send in ipairs { http.get, function(u) return http.stream("GET", u) end } do
+      local ok, err = pcall(send, url)
+      assert(not ok and type(err) == "string" and err:find(shown, 1, true), tostring(err))
+      assert(not err:find("hunter2") and not err:find("s3cret"), err)
+    end
+  end
+end)
+
+test("http: stats tell what each host's queue looks like", function()
+  local server <close> = peer.start()
+  local client = http.client { base = server.url, limit = 2, group = "stats" }
+  local function facts()
+    for key, host in pairs((http.stats())) do
+      if key == server.url .. " [stats]" then return host end
+    end
+  end
+  task.scope(function(scope)
+    local busy = {}
+    for i = 1, 5 do busy[i] = scope:pspawn(client.get, client, "/hang") end
+    task.sleep(0.1)
+    local now = facts()
+    assert(now.limit == 2 and now.active == 2 and now.queued == 3, now.active)
+    assert(now.connections == 2 and now.started == 2 and now.p50 == nil)
+    for i = 1, 5 do busy[i]:cancel() end
+  end)
+  for _ = 1, 20 do client:get("/busy?seconds=0.01") end
+  failure(client.get, client, "/drop?key=stats", { at_most_once = true })
+  local now = facts()
+  assert(now.active == 0 and now.queued == 0 and now.connections <= 1)
+  assert(now.started == 23 and now.failed == 1, now.started)
+  assert(now.p50 >= 0.01 and now.p50 <= now.p90 and now.p90 <= now.p99 and now.p99 < 30)
+  -- How long a stream is read is not the host's doing.
+  for _ = 1, 200 do
+    local res <close> = client:stream("GET", "/echo")
+    assert(res.status == 200)
+  end
+  assert(facts().active == 0 and facts().started == 223)
 end)
 
 test("http: misuse names the argument", function()
@@ -118,6 +186,11 @@ test("http: misuse names the argument", function()
   misuse("url", http.get, "http://")
   misuse("url", http.get, "http://a:99999/")
   misuse("at most one of", http.post, url, { body = "a", json = 1 })
+  misuse("basic: expected { user, password }", http.get, url, { basic = { "a" } })
+  misuse("basic: expected { user, password }", http.get, url, { basic = { "a:b", "c" } })
+  misuse("expected one of bearer, basic and", http.get, url, { bearer = "a", basic = { "b", "c" } })
+  misuse("expected one of bearer, basic and", http.get, url,
+    { bearer = "a", headers = { authorization = "b" } })
   misuse("either data or path", http.post, url, { multipart = { { name = "a" } } })
   misuse("multipart", http.post, url, { multipart = {} })
   misuse("HEAD request has no body", http.head, url, { body = "x" })
