@@ -25,9 +25,7 @@ end
 ---Suspends the task for `seconds`, as task.sleep.
 ---@async
 ---@param seconds number
-function time.sleep(seconds)
-  core.sleep(seconds)
-end
+time.sleep = core.sleep
 
 -- ------------------------------------------------------------- points in time
 
