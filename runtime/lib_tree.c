@@ -104,15 +104,17 @@ static int f_next(lua_State *L) {
   return 3;
 }
 
-// names() → all names that are left
+// names(list, max) → appends up to `max` names; true when more are left
 static int f_names(lua_State *L) {
-  const Listing *listing = luaL_checkudata(L, 1, LISTING_TYPE);
-  size_t count = listing->list.count - listing->next;
-  lua_createtable(L, count < 1000000 ? (int)count : 0, 0);
-  for (size_t i = 0; i < count; i++) {
-    lua_pushstring(L, listing->list.entries[listing->next + i] + 1);
-    lua_rawseti(L, -2, (lua_Integer)i + 1);
+  Listing *listing = luaL_checkudata(L, 1, LISTING_TYPE);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  lua_Integer max = luaL_checkinteger(L, 3);
+  lua_Integer size = (lua_Integer)lua_rawlen(L, 2);
+  for (; max > 0 && listing->next < listing->list.count; max--) {
+    lua_pushstring(L, listing->list.entries[listing->next++] + 1);
+    lua_rawseti(L, 2, ++size);
   }
+  lua_pushboolean(L, listing->next < listing->list.count);
   return 1;
 }
 

@@ -21,6 +21,7 @@ local watch = require("sbx.fs.watch")
 local fs = {}
 
 local CHUNK = 1024 * 1024 -- bytes read at once
+local AT_ONCE = 20000 -- names of a folder, until other tasks get their turn
 local CLEANUP = 10 -- seconds for removing a temporary file in a cancelled task
 
 ---@class sbx.fs.Facts
@@ -200,7 +201,12 @@ end
 ---@param path string
 ---@return string[]
 function fs.list(path)
-  return tree.list(check.string(path, "path"), false, false):names()
+  local listing = tree.list(check.string(path, "path"), false, false)
+  local names = {}
+  while listing:names(names, AT_ONCE) do
+    task.yield()
+  end
+  return names
 end
 
 local function make_parents(path, mode)

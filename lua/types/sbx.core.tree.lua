@@ -44,9 +44,11 @@ function tree.remove(path) end
 ---@return boolean link  with `follow`: the type is that of what a link leads to
 function Listing:next() end
 
----All names that are left.
----@return string[]
-function Listing:names() end
+---Appends names to a list.
+---@param list string[]
+---@param max integer
+---@return boolean more  are left
+function Listing:names(list, max) end
 
 ---A text that no other folder has at the time. Not after the last entry.
 ---@return string

@@ -4,11 +4,8 @@
 
 local check = require("sbx.check")
 local errors = require("sbx.errors")
-local task = require("sbx.task")
 local tree = require("sbx.core.tree")
-
-local LONGEST = 0.01 -- seconds until other tasks get their turn
-local LOOKS = 64 -- entries between two looks at the clock
+local turns = require("sbx.fs.turns")
 
 ---@class sbx.fs.Entry
 ---@field path string
@@ -34,26 +31,13 @@ end
 ---@field private hidden boolean
 ---@field private on_error? async fun(err: any, path: string)
 ---@field private seen? table<string, boolean>  with `follow`: folders entered
----@field private count integer          entries since the last look at the clock
----@field private since number           when other tasks last had their turn
+---@field private breathe async fun()    a large folder is many entries without a wait
 local Walker = {}
 Walker.__index = Walker
-
--- Lets other tasks run now and then: a large folder is many entries without a
--- wait.
-local function breathe(self)
-  self.count = self.count + 1
-  if self.count < LOOKS then return end
-  self.count = 0
-  if task.now() - self.since < LONGEST then return end
-  task.yield()
-  self.since = task.now()
-end
 
 ---@async
 local function enter(self, path, nested)
   local listing = tree.list(path, self.follow, nested and not self.follow)
-  self.since = task.now()
   if self.seen then
     local identity = listing:identity()
     if self.seen[identity] then return end
@@ -84,7 +68,7 @@ end
 ---@async
 ---@return string|nil, sbx.fs.Entry|nil
 function Walker:next()
-  breathe(self)
+  self.breathe()
   descend(self)
   while #self.frames > 0 do
     local depth = #self.frames
@@ -113,7 +97,7 @@ function walk.start(root, options)
   local self = setmetatable({
     frames = {}, depth = options.depth or math.huge, follow = options.follow,
     hidden = options.hidden, on_error = options.on_error,
-    seen = options.follow and {} or nil, count = 0, since = task.now(),
+    seen = options.follow and {} or nil, breathe = turns.new(),
   }, Walker)
   enter(self, root, false)
   return self

@@ -13,6 +13,7 @@ local fs_core = require("sbx.core.fs")
 local path = require("sbx.path")
 local task = require("sbx.task")
 local tree = require("sbx.core.tree")
+local turns = require("sbx.fs.turns")
 
 local ENOUGH = 1024 -- events kept here before the kernel is asked for more
 local SECOND_HALF = 0.02 -- seconds for the other half of a move
@@ -51,6 +52,7 @@ local SECOND_HALF = 0.02 -- seconds for the other half of a move
 ---@field private fresh sbx.fs.Watch.Node[]   nodes with `listed`
 ---@field private moved? table                the first half of a move
 ---@field private stale? table<integer, sbx.fs.Watch.Node>  after an overflow: the old nodes
+---@field private breathe async fun()         many events may come without a wait
 ---@field private ended boolean
 ---@field private waiting boolean
 local Watch = {}
@@ -180,7 +182,7 @@ end
 local function take_listing(self)
   local listing = self.listing
   local node = listing.node
-  for _ = 1, ENOUGH do
+  for _ = 1, 64 do
     local name, kind = listing.list:next()
     if not name or self.nodes[node.wd] ~= node then
       self.listing = nil
@@ -200,7 +202,7 @@ local function take_listing(self)
       table.insert(self.todo, { parent = node, name = name, quiet = listing.quiet })
     end
   end
-  task.yield()
+  self.breathe()
 end
 
 -- ---------------------------------------------------------- what the kernel says
@@ -385,6 +387,7 @@ end
 
 ---@async
 local function next_event(self)
+  self.breathe()
   while not self.closed do
     if self.ended or queued(self) >= ENOUGH or step(self) then
       if queued(self) > 0 then return pop(self) end
@@ -468,7 +471,7 @@ function watch.new(root, options)
     is_file = fs_core.stat(real).type ~= "directory",
     recursive = opts.recursive, on_error = opts.on_error,
     nodes = {}, queue = {}, first = 1, last = 0, latest = {}, todo = {}, fresh = {},
-    ended = false, waiting = false, closed = false,
+    breathe = turns.new(), ended = false, waiting = false, closed = false,
   }, Watch)
   local ok, err = pcall(begin, self)
   if ok then return self end
