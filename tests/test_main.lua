@@ -149,7 +149,7 @@ end)
 test("main: kinds and statuses of errors have exit statuses of their own", function()
   for fields, status in pairs({
     ['kind = "api", status = 404'] = 5, ['kind = "file_not_found"'] = 5,
-    ['kind = "api", status = 409'] = 6, ['kind = "payment_required"'] = 7,
+    ['kind = "usage"'] = 2, ['kind = "api", status = 409'] = 6, ['kind = "payment_required"'] = 7,
     ['kind = "api", status = 429'] = 7, ['kind = "tls"'] = 8, ['kind = "other"'] = 1,
   }) do
     expect_status(('require("sbx.errors").raise { message = "m", %s }'):format(fields), status)

@@ -25,7 +25,7 @@ test("exec: sends what was asked and returns what came", function()
   local client <close> = server:client()
   server:add("sbx-1")
   local result = client:execute_command("sbx-1", "make", {
-    working_dir = "/w", env = { A = "b" }, timeout = 7,
+    working_dir = "/w", env = { A = "b" }, timeout = 6.2,
   })
   assert(result.stdout == "a\0b\nß" and result.stderr == "oops" and result.exit_code == 3)
   assert(not result.stdout_truncated)

@@ -8,8 +8,8 @@ local report = {}
 -- Exit statuses by error kind; everything else is 1. The first that an error or
 -- one of its causes `is` counts.
 local statuses = {
+  { "usage", 2 },
   { "unauthorized", 4 },
-  { "no_key", 4 },
   { "not_found", 5 },
   { "file_not_found", 5 },
   { "conflict", 6 },

@@ -20,7 +20,7 @@ local PROBE = { command = "echo ready", timeout = 10 }
 ---@class sbx.sandbox.ExecOptions
 ---@field working_dir? string
 ---@field env? table<string, string>
----@field timeout? integer  seconds the command may run (default 300)
+---@field timeout? number  seconds the command may run, rounded up (default 300)
 ---@field user? string  a name or number, perhaps with `:group`
 
 ---@class sbx.sandbox.Result
@@ -90,7 +90,8 @@ local function checked_options(command, given)
     if options[name] ~= nil then check.string(options[name], name) end
   end
   options.env = request.string_map(options.env, "env")
-  options.timeout = check.integer(options.timeout, "timeout", 1)
+  -- The wire has whole seconds.
+  options.timeout = math.ceil(check.number(options.timeout, "timeout", 0.001, 1e9))
   return options
 end
 
