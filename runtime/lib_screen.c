@@ -3,13 +3,11 @@
 // no task and cannot wait.
 
 #define _GNU_SOURCE
-#include <errno.h>
 #include <lauxlib.h>
-#include <poll.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -17,14 +15,11 @@
 #include "reactor.h"
 #include "screen.h"
 #include "slow_file.h"
+#include "stock_io.h"
 
 #define SCREEN_TYPE "sbx.screen"
 
-enum {
-  TAIL = 1024,       // bytes of an unfinished line that are kept
-  PIECE = 512,       // what a terminal takes that takes anything
-  PATIENCE_MS = 200  // for one that takes nothing in the middle of a drawing
-};
+enum { TAIL = 1024 };  // bytes of an unfinished line that are kept
 
 typedef struct Screen {
   uv_timer_t timer;     // first: freed in its close callback
@@ -45,6 +40,16 @@ static void on_time(uv_timer_t *timer) {
 
 static void on_closed(uv_handle_t *handle) {
   free(handle);
+}
+
+// ---- writing
+
+// The file behind stderr, or NULL when that is closed.
+static SlowFile *drawing_file(lua_State *L) {
+  const FileHandle *handle = push_standard_handle(L, STDERR_FILENO);
+  if (!handle) return NULL;
+  lua_pop(L, 1);
+  return handle->slow;
 }
 
 // Calls owner(what, number). An owner that fails is not called again.
@@ -69,8 +74,9 @@ static void call_owner(lua_State *L, const char *what, int number) {
 }
 
 void screen_before_output(lua_State *L, int number) {
-  const Screen *screen = reactor_of(L)->screen;
-  if (screen && screen->is_terminal[number]) call_owner(L, "output", number);
+  Screen *screen = reactor_of(L)->screen;
+  if (!screen || !screen->is_terminal[number]) return;
+  call_owner(L, "output", number);
 }
 
 void screen_note_output(lua_State *L, int number, const char *bytes,
@@ -110,6 +116,14 @@ static int gc_screen(lua_State *L) {
   return 0;
 }
 
+// Whether stdout and stderr are one terminal. They have one backlog then, in
+// which everything keeps its order.
+static bool is_same_device(void) {
+  struct stat out, err;
+  return fstat(STDOUT_FILENO, &out) == 0 && fstat(STDERR_FILENO, &err) == 0 &&
+         out.st_rdev == err.st_rdev;
+}
+
 // The state's screen; the registry owns it.
 static Screen *get_screen(lua_State *L) {
   Reactor *reactor = reactor_of(L);
@@ -121,8 +135,9 @@ static Screen *get_screen(lua_State *L) {
   Screen *screen = calloc(1, sizeof(*screen));
   if (!screen) luaL_error(L, "not enough memory");
   screen->owner = LUA_NOREF;
-  screen->is_terminal[1] = isatty(STDOUT_FILENO);
   screen->is_terminal[2] = isatty(STDERR_FILENO);
+  screen->is_terminal[1] =
+      screen->is_terminal[2] && isatty(STDOUT_FILENO) && is_same_device();
   (void)uv_timer_init(&reactor->loop, &screen->timer);
   uv_unref((uv_handle_t *)&screen->timer);
   *slot = screen;
@@ -181,39 +196,18 @@ static int f_break_line(lua_State *L) {
   return 0;
 }
 
-// Hands over the output so far. False when a terminal does not take it yet.
-static bool push_output(const Reactor *reactor) {
-  (void)fflush(stdout);
-  if (!reactor->slow_files) return true;
-  slow_files_push(reactor->slow_files, false);
-  for (const SlowFile *file = reactor->slow_files->first; file;
-       file = file->next)
-    if (file->out_count > 0 && !file->error && isatty(file->fd)) return false;
-  return true;
-}
-
-static bool has_room(int timeout_ms) {
-  struct pollfd entry = {.fd = STDERR_FILENO, .events = POLLOUT};
-  return poll(&entry, 1, timeout_ms) == 1 && (entry.revents & POLLOUT);
-}
-
-// draw(bytes) -> whether the terminal on stderr took them. After all output so
-// far; not at all where the terminal is stopped. Never waits.
+// draw(bytes, force) -> whether they go to the terminal on stderr, after all
+// output so far. Where that has not been taken yet they do not, unless forced.
+// Never waits.
 static int f_draw(lua_State *L) {
   size_t size;
   const char *bytes = luaL_checklstring(L, 1, &size);
-  bool taken = push_output(reactor_of(L)) && has_room(0);
-  while (taken && size > 0) {
-    ssize_t count = write(STDERR_FILENO, bytes, size < PIECE ? size : PIECE);
-    if (count > 0) {
-      bytes += count;
-      size -= (size_t)count;
-    } else if (count == 0 || (errno != EINTR && errno != EAGAIN)) {
-      break;
-    }
-    taken = size == 0 || has_room(PATIENCE_MS);
-  }
-  lua_pushboolean(L, taken && size == 0);
+  SlowFile *file = drawing_file(L);
+  bool taken = file && slow_file_push(file) == 0 &&
+               (file->out_count == 0 || lua_toboolean(L, 2)) &&
+               slow_file_append(file, bytes, size) == 0 &&
+               slow_file_push(file) == 0;
+  lua_pushboolean(L, taken);
   return 1;
 }
 

@@ -380,6 +380,39 @@ test("progress: a stopped terminal does not stop the program", function()
   end)
 end)
 
+test("progress: a terminal that is slow in the middle of a drawing gets the rest later", function()
+  on_terminal(HEAD .. [[
+    local bars = {}
+    for i = 1, 90 do
+      bars[i] = progress.bar({ label = "bar" .. i, total = 100 })
+      bars[i]:note(("long "):rep(30))
+    end
+    pause()
+    for _ = 1, 100 do
+      for i = 1, 90 do
+        bars[i]:advance()
+      end
+      task.sleep(0.01)
+    end
+    require("sbx.fs").write(arg[1] .. "/through", "")
+    print("output")
+    for i = 1, 90 do
+      bars[i]:done()
+    end
+  ]], { columns = 300, rows = 100 }, function(started, folder)
+    started:await("bar90")
+    fs.write(folder .. "/go", "")
+    task.timeout(10, function() -- while nobody reads what it draws
+      while not fs.exists(folder .. "/through") do task.sleep(0.02) end
+    end)
+    local screen = started:finish()
+    assert(#screen.lines == 91 and screen.lines[1] == "output", table.concat(screen.lines, "\n"))
+    for i = 1, 90 do
+      assert(screen.lines[i + 1]:find("^bar" .. i .. " .* 100%%  100/100  in"), screen.lines[i + 1])
+    end
+  end)
+end)
+
 test("progress: NO_COLOR leaves colours away; TERM=dumb and CI all that moves", function()
   local code = HEAD .. "progress.bar({ label = 'bar', total = 1 }):done() log.warn('done')"
   local screen = screen_of(code, { env = { NO_COLOR = "1" } })
@@ -469,4 +502,71 @@ test("progress: wrong arguments are refused", function()
   expect.misuse("done: expected a number", bar.set, bar)
   expect.misuse("note: expected a string", bar.note, bar, {})
   expect.misuse("write bar:advance", bar.advance)
+end)
+
+-- Random output, in lines and in parts of lines, among random bars. What the script
+-- wrote must stand on the terminal as it would without them, and each bar once.
+local RANDOM = HEAD .. [[
+math.randomseed(tonumber(arg[2]))
+local open, bars, output = {}, 0, {}
+local function write(fn, text)
+  output[#output + 1] = text
+  fn(text)
+end
+local ways = {
+  function(text) io.write(text) end,
+  function(text) io.stderr:write(text) end,
+  function(text) io.stdout:write(text) end,
+}
+for step = 1, 120 do
+  local dice = math.random(12)
+  if dice <= 3 then
+    write(ways[dice], ("w%d "):format(step) .. ("é漢x"):rep(math.random(0, 4)))
+  elseif dice <= 6 then
+    write(ways[dice - 3], ("l%d\n"):format(step))
+  elseif dice == 7 then
+    write(function(text) print(text:sub(1, -2)) end, ("p%d\nq%d\n"):format(step, step))
+  elseif dice == 8 and #open < 6 then
+    bars = bars + 1
+    local total = math.random(2) == 1 and 9 or nil
+    open[#open + 1] = progress.bar({ label = "bar" .. bars, total = total })
+  elseif dice == 9 and #open > 0 then
+    table.remove(open, math.random(#open)):done()
+  elseif dice == 10 and #open > 0 then
+    open[math.random(#open)]:advance()
+  else
+    task.sleep(math.random(0, 3) * 0.02)
+  end
+end
+write(print, "end")
+require("sbx.fs").write(arg[1] .. "/output", table.concat(output):sub(1, -4) .. "end\n")
+]]
+
+test("progress: random bars and random output do each other no harm", { timeout = 120 }, function()
+  if not terminal.is_there() then skip("python3 has no pyte") end
+  for seed = 1, 6 do
+    local folder <close> = fs.tmpdir({ prefix = "progress-" })
+    local path = folder.path
+    fs.write(path .. "/script.lua", RANDOM)
+    local started <close> = terminal.start({ path .. "/script.lua", path, tostring(seed) },
+      { columns = seed % 2 == 0 and 40 or 80, rows = 30 })
+    local screen = started:finish()
+    assert(screen.status == 0, table.concat(screen.lines, "\n"))
+    local count, rest = {}, {}
+    for _, text in ipairs(screen.lines) do
+      local bar = text:match("^(bar%d+) ")
+      if bar then
+        count[bar] = (count[bar] or 0) + 1
+      else
+        rest[#rest + 1] = text
+      end
+    end
+    for bar, times in pairs(count) do
+      assert(times == 1, ("seed %d: %s stands there %d times"):format(seed, bar, times))
+    end
+    -- A bar's last line may break a line of the output; nothing else may.
+    local function squeezed(text) return (text:gsub("%s+", "")) end
+    assert(squeezed(table.concat(rest)) == squeezed(fs.read(path .. "/output")),
+      ("seed %d:\n%s"):format(seed, table.concat(screen.lines, "\n")))
+  end
 end)

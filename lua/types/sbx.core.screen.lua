@@ -26,10 +26,11 @@ function core.tail() end
 ---Says that the owner has finished that line.
 function core.break_line() end
 
----Writes to the terminal on stderr, after all output so far, and unannounced. False
----when it does not take that now. Never waits.
+---Writes to the terminal on stderr, after all output so far, and unannounced. False,
+---and not written, where that output has not been taken yet. Never waits.
 ---@param bytes string
+---@param force? boolean  write in any case
 ---@return boolean
-function core.draw(bytes) end
+function core.draw(bytes, force) end
 
 return core

@@ -116,8 +116,8 @@ local function back_to_tail()
 end
 
 -- Puts `lines` in the place of what is drawn; `settled` ones stay above them. Where
--- the terminal takes nothing now, nothing changes, unless `patient`: that waits.
-local function replace(settled, lines, patient)
+-- the terminal takes nothing now, nothing changes, unless it is forced to.
+local function replace(settled, lines, force)
   local out = {}
   if #drawn > 0 then
     out[1] = "\r" .. up(#drawn)
@@ -135,32 +135,29 @@ local function replace(settled, lines, patient)
     core.break_line()
   end
   if #lines == 0 then out[#out + 1] = back_to_tail() end
-  local text = table.concat(out)
-  if not core.draw(text) then
-    if not patient then return end
-    io.stderr:write(text)
-  end
+  if not core.draw(table.concat(out), force) then return end
   table.move(bars, #settled + 1, #bars + #settled, 1)
   drawn = lines
 end
 
-local function draw(patient)
+local function draw(force)
   last_drawing = time.now()
-  if hidden > 0 then return end
+  -- While the terminal has not taken what was written before, nothing is drawn.
+  if hidden > 0 or not core.draw("", force) then return end
   local columns, rows = size()
   local label = label_cells(columns)
   local settled = settled_lines(columns, label)
   local lines = live_lines(#settled + 1, columns, rows, label)
   if #settled == 0 and columns == drawn_columns and same(lines, drawn) then return end
   drawn_columns = columns
-  replace(settled, lines, patient)
+  replace(settled, lines, force)
 end
 
 -- Takes the bars away; those that have ended leave their last line.
 local function erase()
   local columns = size()
   local settled = settled_lines(columns, label_cells(columns))
-  if #drawn > 0 or #settled > 0 then replace(settled, {}) end
+  if #drawn > 0 or #settled > 0 then replace(settled, {}, true) end
 end
 
 local function stop_if_idle()
@@ -219,7 +216,6 @@ function screen.show()
 end
 
 ---Ends what still runs and leaves the last lines.
----@async
 function screen.finish()
   for _, bar in ipairs(bars) do
     bar:finish("stopped")
