@@ -18,10 +18,12 @@ end
 function human:test(one, result)
   local failed = result.verdict == "failed"
   if self.options.quiet or not (failed or self.options.verbose) then return end
-  local place = result.place or (one.line > 0 and one.file .. ":" .. one.line)
-  local about = ("%.2f s"):format(result.seconds)
-  if failed and place then about = place .. ", " .. about end
-  local lines = { ("%s %s (%s)\n"):format(VERDICTS[result.verdict], one.name, about) }
+  local about = {}
+  if failed then about[1] = result.place or (one.line > 0 and one.file .. ":" .. one.line) or nil end
+  if self.options.verbose then table.insert(about, ("%.2f s"):format(result.seconds)) end
+  local title = VERDICTS[result.verdict] .. " " .. one.name
+  if #about > 0 then title = ("%s (%s)"):format(title, table.concat(about, ", ")) end
+  local lines = { title .. "\n" }
   if result.reason then lines[#lines + 1] = indent(result.reason) end
   for _, text in ipairs(result.failures) do
     lines[#lines + 1] = indent(text)
