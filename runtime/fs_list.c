@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "fs_list.h"
 
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -57,8 +58,8 @@ static char letter_of_mode(mode_t mode) {
 // The letter for an entry, or 0 when it is gone already.
 static char letter_of(int fd, const struct dirent *entry, bool follow) {
   static const char letters[] = {
-      [DT_UNKNOWN] = 0, [DT_REG] = 'f',  [DT_DIR] = 'd', [DT_LNK] = 'l',
-      [DT_FIFO] = 'p',  [DT_SOCK] = 's', [DT_CHR] = 'c', [DT_BLK] = 'c',
+      [DT_UNKNOWN] = '\0', [DT_REG] = 'f',  [DT_DIR] = 'd', [DT_LNK] = 'l',
+      [DT_FIFO] = 'p',     [DT_SOCK] = 's', [DT_CHR] = 'c', [DT_BLK] = 'c',
   };
   struct stat facts;
   char letter = '\0';
@@ -73,7 +74,7 @@ static char letter_of(int fd, const struct dirent *entry, bool follow) {
   if (letter != 'l' || !follow) return letter;
   if (fstatat(fd, entry->d_name, &facts, 0) != 0) return 'l';
   letter = letter_of_mode(facts.st_mode);
-  return letter == '?' ? letter : (char)(letter - 'a' + 'A');
+  return (char)toupper(letter);
 }
 
 static bool is_dots(const char *name) {
@@ -85,8 +86,7 @@ static int read_all(Growing *growing, size_t *count, DIR *folder, bool follow,
   for (;;) {
     if (atomic_load(stop)) return -ECANCELED;
     errno = 0;
-    // One thread alone reads from this DIR.
-    const struct dirent *entry = readdir(folder);  // NOLINT(concurrency-*)
+    const struct dirent *entry = readdir(folder);
     if (entry == NULL) return -errno;
     if (is_dots(entry->d_name)) continue;
     char letter = letter_of(dirfd(folder), entry, follow);

@@ -118,9 +118,10 @@ static int end_statfs(lua_State *L, int status, lua_KContext context) {
   if (op->wait.status != 0) return fs_raise_path(L, op);
   uv_statfs_t facts = *(const uv_statfs_t *)op->request.ptr;
   uv_fs_req_cleanup(&op->request);
-  lua_pushinteger(L, (lua_Integer)(facts.f_blocks * facts.f_bsize));
-  lua_pushinteger(L, (lua_Integer)(facts.f_bfree * facts.f_bsize));
-  lua_pushinteger(L, (lua_Integer)(facts.f_bavail * facts.f_bsize));
+  lua_Integer block = (lua_Integer)facts.f_bsize;
+  lua_pushinteger(L, (lua_Integer)facts.f_blocks * block);
+  lua_pushinteger(L, (lua_Integer)facts.f_bfree * block);
+  lua_pushinteger(L, (lua_Integer)facts.f_bavail * block);
   return 3;
 }
 
