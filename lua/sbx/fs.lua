@@ -7,9 +7,11 @@ local check = require("sbx.check")
 local clock = require("sbx.core.time")
 local copy = require("sbx.fs.copy")
 local core = require("sbx.core.fs")
+local core_lock = require("sbx.core.lock")
 local errors = require("sbx.errors")
 local file = require("sbx.fs.file")
 local glob = require("sbx.fs.glob")
+local lock = require("sbx.fs.lock")
 local path_names = require("sbx.path")
 local task = require("sbx.task")
 local temporary = require("sbx.fs.temporary")
@@ -399,6 +401,27 @@ end
 ---@return sbx.fs.Watch
 function fs.watch(path, options)
   return watch.new(path, options)
+end
+
+---Holds a lock that one process, and in it one task, has at a time: `local held
+---<close> = fs.lock(path)`. It waits for the others, and ends with the process,
+---however that ends. The file is made where there is none, for its owner alone,
+---and stays; its bytes mean nothing.
+---@async
+---@param path string
+---@return sbx.fs.Lock
+function fs.lock(path)
+  check.string(path, "path")
+  return lock.hold(path)
+end
+
+---The same without waiting: nil while another one holds it.
+---@async
+---@param path string
+---@return sbx.fs.Lock|nil
+function fs.try_lock(path)
+  check.string(path, "path")
+  return core_lock.try(path)
 end
 
 return fs
