@@ -133,7 +133,10 @@ static Screen *get_screen(lua_State *L) {
   luaL_setmetatable(L, SCREEN_TYPE);
   lua_setfield(L, LUA_REGISTRYINDEX, SCREEN_TYPE ".slot");
   Screen *screen = calloc(1, sizeof(*screen));
-  if (!screen) luaL_error(L, "not enough memory");
+  if (!screen) {
+    (void)luaL_error(L, "not enough memory");
+    abort();  // not reached
+  }
   screen->owner = LUA_NOREF;
   screen->is_terminal[2] = isatty(STDERR_FILENO);
   screen->is_terminal[1] =
