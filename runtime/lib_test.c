@@ -200,7 +200,7 @@ static int f_struck(lua_State *L) {
 static int f_shuffle(lua_State *L) {
   bool shuffled = !lua_isnoneornil(L, 1);
   lua_Integer seed = luaL_optinteger(L, 1, 0);
-  task_shuffle(reactor_of(L), shuffled, (uint64_t)seed);
+  task_shuffle(L, shuffled, (uint64_t)seed);
   return 0;
 }
 

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "reactor.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 int reactor_open(Reactor *reactor, lua_State *L) {
@@ -35,6 +36,7 @@ void reactor_close(Reactor *reactor) {
   (void)uv_loop_close(&reactor->loop);
   timer_heap_free(&reactor->timers);
   timer_heap_free(&reactor->schedule);
+  free(reactor->bag);
 }
 
 double reactor_now(void) {

@@ -34,7 +34,9 @@ typedef struct Reactor {
 
   // tasks: see task.c
   struct Task *ready_first, *ready_last;  // see ready.c
-  uint64_t shuffle;               // state of their random order; 0 for none
+  struct Task **bag;                      // the same in a random order
+  size_t bag_count, bag_capacity;
+  uint64_t shuffle;               // state of that order; 0 for none
   struct Task *current;           // the running task, else NULL
   struct Task *live_first;        // every task that has not ended, newest first
   struct Scope *root;             // what SIGINT and SIGTERM cancel, else NULL

@@ -1,9 +1,13 @@
 // The tasks that are ready to run: a list, first come first served. A test may
 // have them run in a random order instead, to find what depends on the order:
-// then they form a pairing heap by random ranks, so that each of them is as
-// likely as any other to be the next.
+// then they are in a bag, from which each is as likely as any other to be taken
+// next.
 
 #include "ready.h"
+
+#include <assert.h>
+#include <lauxlib.h>
+#include <stdlib.h>
 
 // ---- the list
 
@@ -23,7 +27,7 @@ static Task *take_first(Reactor *reactor) {
   return task;
 }
 
-// ---- the heap: `below` leads to a task's children, `next` along them
+// ---- the bag
 
 // xorshift64*
 static uint64_t draw(Reactor *reactor) {
@@ -35,36 +39,22 @@ static uint64_t draw(Reactor *reactor) {
   return x * 0x2545f4914f6cdd1dU;
 }
 
-static Task *meld(Task *a, Task *b) {
-  if (!a) return b;
-  if (!b) return a;
-  if (b->rank < a->rank) {
-    Task *other = a;
-    a = b;
-    b = other;
-  }
-  b->next = a->below;
-  a->below = b;
-  return a;
+static Task *take_any(Reactor *reactor) {
+  // The upper bits are the better ones; the bias of so few tasks is nothing.
+  size_t i = (size_t)((draw(reactor) >> 32) % reactor->bag_count);
+  Task *task = reactor->bag[i];
+  reactor->bag[i] = reactor->bag[--reactor->bag_count];
+  return task;
 }
 
-// Melds siblings in pairs, then the pairs from the last to the first.
-static Task *meld_all(Task *first) {
-  Task *pairs = NULL;
-  while (first) {
-    Task *a = first, *b = first->next;
-    first = b ? b->next : NULL;
-    Task *pair = meld(a, b);
-    pair->next = pairs;
-    pairs = pair;
-  }
-  Task *all = NULL;
-  while (pairs) {
-    Task *rest = pairs->next;
-    all = meld(all, pairs);
-    pairs = rest;
-  }
-  return all;
+void ready_reserve(lua_State *L, size_t tasks) {
+  Reactor *reactor = reactor_of(L);
+  if (tasks <= reactor->bag_capacity) return;
+  size_t capacity = tasks * 2;
+  Task **bag = realloc(reactor->bag, capacity * sizeof(Task *));
+  if (!bag) luaL_error(L, "not enough memory for so many tasks");
+  reactor->bag = bag;
+  reactor->bag_capacity = capacity;
 }
 
 // ---- both
@@ -75,16 +65,12 @@ void task_ready(Task *task) {
     append(reactor, task);
     return;
   }
-  task->below = NULL;
-  task->rank = draw(reactor);
-  reactor->ready_first = meld(reactor->ready_first, task);
+  assert(reactor->bag_count < reactor->bag_capacity);
+  reactor->bag[reactor->bag_count++] = task;
 }
 
 Task *take_ready(Reactor *reactor) {
-  if (reactor->shuffle == 0) return take_first(reactor);
-  Task *task = reactor->ready_first;
-  reactor->ready_first = meld_all(task->below);
-  return task;
+  return reactor->shuffle == 0 ? take_first(reactor) : take_any(reactor);
 }
 
 // Neighbouring seeds must give unrelated orders, and no seed the state 0
@@ -97,10 +83,12 @@ static uint64_t spread(uint64_t seed) {
   return x ? x : 1;
 }
 
-void task_shuffle(Reactor *reactor, bool shuffled, uint64_t seed) {
-  // What is ready already goes over, in the order it would have run in.
+void task_shuffle(lua_State *L, bool shuffled, uint64_t seed) {
+  Reactor *reactor = reactor_of(L);
+  if (shuffled) ready_reserve(L, reactor->live_tasks);
+  // What is ready already goes over.
   Task *first = NULL, **last = &first;
-  while (reactor->ready_first) {
+  while (any_ready(reactor)) {
     *last = take_ready(reactor);
     last = &(*last)->next;
   }

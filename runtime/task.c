@@ -218,6 +218,7 @@ Task *task_spawn(lua_State *L, Scope *parent, int arguments, bool protect,
   lua_State *co = lua_newthread(L);
   lua_setiuservalue(L, -2, TASK_OUTCOME);  // anchors the thread meanwhile
   if (!lua_checkstack(co, arguments + 4)) luaL_error(L, "too many arguments");
+  if (reactor->shuffle != 0) ready_reserve(L, reactor->live_tasks + 1);
 
   if (reactor->current) {
     push_task(L, reactor->current);
@@ -308,7 +309,7 @@ static void run_turn(lua_State *L, Reactor *reactor) {
   uint64_t now = uv_hrtime();
   uint64_t end = now + TURN_NANOSECONDS;
   Watchdog *dog = reactor->watchdog;
-  for (int i = 0; i < TURN_TASKS && reactor->ready_first && now <= end; i++) {
+  for (int i = 0; i < TURN_TASKS && any_ready(reactor) && now <= end; i++) {
     Task *task = take_ready(reactor);
     uint64_t id = task->own.id;
     if (dog) watchdog_begin(dog, now);
@@ -324,7 +325,7 @@ static bool move_clock(Reactor *reactor, bool idle) {
   TimerHeap *schedule = &reactor->schedule;
   if (!schedule->is_virtual) return false;
   if (!idle && schedule->advances == 0) return false;
-  if (timer_heap_turn(schedule, idle) || reactor->ready_first) return true;
+  if (timer_heap_turn(schedule, idle) || any_ready(reactor)) return true;
   return timer_heap_jump(schedule);
 }
 
@@ -336,7 +337,7 @@ bool task_loop(lua_State *L, Task *task) {
     run_turn(L, reactor);
     if (task->state == TASK_ENDED) break;
     screen_after_turn(L);
-    if (reactor->ready_first || reactor->expired || reactor->overdue) {
+    if (any_ready(reactor) || reactor->expired || reactor->overdue) {
       (void)uv_run(&reactor->loop, UV_RUN_NOWAIT);
       continue;
     }

@@ -64,8 +64,6 @@ struct Task {
   Reactor *reactor;
   lua_State *co;  // NULL once ended
   Task *next;     // in the ready queue
-  Task *below;    // in a shuffled one
-  uint64_t rank;  // in a shuffled one
   Task *next_overdue;
   Task *live_next, *live_previous;
   Wait *wait;     // what it is suspended on, else NULL
@@ -140,8 +138,8 @@ Task *task_spawn(lua_State *L, Scope *parent, int arguments, bool protect,
 void task_ready(Task *task);
 
 // From now on ready tasks run in an order that `seed` determines; or, where
-// `shuffled` is false, first come first served again.
-void task_shuffle(Reactor *reactor, bool shuffled, uint64_t seed);
+// `shuffled` is false, first come first served again. Raises without memory.
+void task_shuffle(lua_State *L, bool shuffled, uint64_t seed);
 
 // Resumes ready tasks and runs the loop until `task` has ended. Returns false
 // on a deadlock that the root scope's cancellation could not end.

@@ -85,22 +85,23 @@ test("seed: tasks that are ready when the order changes run on", function()
   test.equal(table.move(ran, 21, 30, 1, {}), { 21, 22, 23, 24, 25, 26, 27, 28, 29, 30 })
 end)
 
-test("seed: nobody starves beside tasks that never rest", function()
+test("seed: each ready task is as likely as any other to be the next", function()
   real.shuffle(3)
-  local reached = false
+  local steps, total = {}, 0
   task.scope(function(scope)
-    for _ = 1, 20 do
-      scope:daemon(function()
-        while true do task.yield() end
+    for i = 1, 20 do
+      steps[i] = 0
+      scope:spawn(function()
+        while total < 8000 do
+          steps[i], total = steps[i] + 1, total + 1
+          task.yield()
+        end
       end)
     end
-    scope:spawn(function()
-      for _ = 1, 50 do task.yield() end
-      task.sleep(0.001)
-      reached = true
-    end)
   end)
-  assert(reached)
+  for i = 1, 20 do
+    assert(steps[i] > 300 and steps[i] < 500, steps[i]) -- five standard deviations
+  end
 end)
 
 test("seed: cancelling and deadlines work in any order", function()
