@@ -77,7 +77,7 @@ function log.set_writer(fn)
 end
 
 ---From now on no log line and no message shows `value`, wherever it occurs.
----Values shorter than four bytes would be found everywhere and are left alone.
+---Values shorter than six bytes would be found everywhere and are left alone.
 ---@param value string
 function log.redact(value)
   redact.add(check.string(value, "redact"))

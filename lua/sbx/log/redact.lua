@@ -5,7 +5,7 @@ local redact = {}
 
 redact.HIDDEN = "***"
 
-local SHORTEST = 4 -- bytes: hiding every "1" would garble the text and hide nothing
+local SHORTEST = 6 -- bytes: hiding every "1" would garble the text and hide nothing
 
 -- ----------------------------------------------------------------------- names
 
@@ -31,7 +31,7 @@ local registered = {} -- the longest first: one may be part of another
 local known = {}
 local longest = 0
 
----From now on `value` is replaced wherever it occurs in a text. Shorter than four
+---From now on `value` is replaced wherever it occurs in a text. Shorter than six
 ---bytes it is not: it would be found everywhere.
 ---@param value string
 function redact.add(value)
