@@ -4,6 +4,7 @@
 local errors = require("sbx.errors")
 local fs = require("sbx.fs")
 local json = require("sbx.json")
+local log = require("sbx.log")
 
 local config = {}
 
@@ -80,6 +81,7 @@ end
 local function checked_key(key)
   -- A line break in a key would forge header lines.
   if key:find("[%c%s]") then bad("API key: it contains spaces or control characters") end
+  log.redact(key)
   return key
 end
 
