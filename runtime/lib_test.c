@@ -119,9 +119,17 @@ static void strike_hook(lua_State *L, lua_Debug *ar) {
 static void on_strike(int number, siginfo_t *info, void *context) {
   if (info->si_code != SI_TIMER) return;
   const Guard *guard = info->si_value.sival_ptr;
-  lua_State *running = guard->reactor->running;
-  const Scope *root = guard->reactor->root;
-  if (!running || !root || root->cancelled) return;
+  Reactor *reactor = guard->reactor;
+  lua_State *running = reactor->running;
+  const Scope *root = reactor->root;
+  if (!running || !root) return;
+  if (root->cancelled) {
+    // What finalizers have left of their time must pass, also by a clock that
+    // stands still.
+    if (reactor->schedule.is_virtual)
+      reactor->schedule.virtual_now += (uint64_t)PAUSE.tv_nsec;
+    return;
+  }
   lua_sethook(running, strike_hook,
               LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
 }

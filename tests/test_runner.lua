@@ -132,6 +132,25 @@ test("runner: a test that never waits is ended, too", function()
     "FAIL virtual", "FAIL generator", "1 passed, 6 failed\n")
 end)
 
+test("runner: a finalizer that never waits is ended, too", function()
+  for _, clock in ipairs({ "real", "virtual" }) do
+    local result = runner.run(([[
+      require("sbx.core.task").cleanup_seconds(0.2)
+      local options = { timeout = 0.05, clock = "%s" }
+      local busy = setmetatable({}, { __close = function() while true do end end })
+      test("in time", options, function()
+        local _ <close> = busy
+      end)
+      test("too late", options, function()
+        local _ <close> = busy
+        require("sbx.process").run({ "sleep", "60" })
+      end)
+      test("after it", function() end)
+    ]]):format(clock))
+    expect(result, 1, "FAIL in time", "FAIL too late", "1 passed, 2 failed\n")
+  end
+end)
+
 test("runner: --timeout is for tests that name none", function()
   local result = runner.run([[
     local task = require("sbx.task")

@@ -199,7 +199,7 @@ end)
 
 test("seed: the command that is shown selects the one test", function()
   local result = runner.run(RACE, "--seeds", "1..20")
-  local seed, name = result.stdout:match("again: sbxlua test %-%-seed (%d+) %-k '([^']+)' test_sample")
+  local seed, name = result.stdout:match("test %-%-seed (%d+) %-k '([^']+)' test_sample.lua\n")
   assert(seed, result.stdout)
   local again = runner.run(RACE, "--seed", seed, "-k", name, "test_sample.lua")
   test.contains(again.stdout, "0 passed, 1 failed\n")

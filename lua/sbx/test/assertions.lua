@@ -88,8 +88,9 @@ function assertions.raises(fn, expected, ...)
   if expected == nil or is_expected(err, expected) then return err end
   -- The end of the test itself is not what was asked for.
   if errors.is_error(err) and err.kind == "cancelled" then error(err, 0) end
-  local kind = errors.is_error(err) and " (kind " .. tostring(err.kind) .. ")" or ""
-  refuse(2, nil, ("failed with %s%s, expected %s"):format(compare.show(err), kind, expected))
+  local text = compare.show(err)
+  if errors.is_error(err) then text = ("%s (kind %s)"):format(err, err.kind) end
+  refuse(2, nil, ("failed with %s, expected %s"):format(text, expected))
 end
 
 return assertions

@@ -1,36 +1,34 @@
 -- Whether two values are equal all the way down, and where they are not, in
 -- words for people. Metatables do not count: what a value holds does.
 
+local inspect = require("sbx.inspect")
+
 local compare = {}
 
 local MOST_DIFFERENCES = 10
 local WIDTH = 70 -- bytes of a value in a message
 local CONTEXT = 2 -- equal lines around those that differ
 local MOST_LINES = 12 -- of each side in a diff
+local ONE_LINE = { depth = 3, max_items = 20, width = 1000000 }
 
 -- ------------------------------------------------------------------ one value
-
-local escapes = { ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t", ['"'] = '\\"', ["\\"] = "\\\\" }
-
-local function quote(text)
-  return '"' .. text:gsub('[%c"\\\127-\255]', function(byte)
-    if byte:byte() > 127 and utf8.len(text) then return byte end
-    return escapes[byte] or ("\\x%02x"):format(byte:byte())
-  end) .. '"'
-end
 
 -- Cuts a text after so many bytes, between two characters.
 local function clip(text, most)
   if #text <= most then return text end
-  local last = most - 3
+  local last = most - #"..."
   while last > 1 and (text:byte(last + 1) or 0) & 0xC0 == 0x80 do
     last = last - 1
   end
   return text:sub(1, last) .. "..."
 end
 
-local function is_name(key)
-  return type(key) == "string" and key:find("^[%a_][%w_]*$") ~= nil
+---A value in one short line.
+---@param value any
+---@return string
+function compare.show(value)
+  if type(value) == "string" then value = clip(value, WIDTH) end
+  return clip(inspect(value, ONE_LINE), WIDTH + 10)
 end
 
 local ranks = { number = "1", string = "2" }
@@ -50,46 +48,6 @@ local function sorted_keys(value)
   end
   table.sort(keys, key_order)
   return keys
-end
-
-local show_table
-
-local function show(value, depth)
-  if type(value) == "string" then return quote(clip(value, WIDTH)) end
-  if type(value) ~= "table" then return tostring(value) end
-  local meta = getmetatable(value)
-  if type(meta) == "table" and meta.__tostring then
-    local ok, text = pcall(tostring, value)
-    return ok and text or "a " .. tostring(meta.__name or "table")
-  end
-  return show_table(value, depth)
-end
-
-function show_table(value, depth)
-  if next(value) == nil then return "{}" end
-  if depth > 3 then return "{...}" end
-  local parts, size, array = {}, 0, 1
-  for _, key in ipairs(sorted_keys(value)) do
-    local text = show(rawget(value, key), depth + 1)
-    if key == array then
-      array = array + 1
-    elseif is_name(key) then
-      text = key .. " = " .. text
-    else
-      text = "[" .. show(key, depth + 1) .. "] = " .. text
-    end
-    parts[#parts + 1] = text
-    size = size + #text
-    if size > WIDTH then break end
-  end
-  return "{ " .. table.concat(parts, ", ") .. " }"
-end
-
----A value in one short line.
----@param value any
----@return string
-function compare.show(value)
-  return clip(show(value, 1), WIDTH + 10)
 end
 
 -- ------------------------------------------------------------------- two texts
@@ -142,8 +100,8 @@ local function byte_diff(got, expected)
   local mark = from > 1 and "..." or ""
   return {
     ("at byte %d of %d, expected %d bytes"):format(at, #got, #expected),
-    "- " .. quote(mark .. clip(expected:sub(from), WIDTH)),
-    "+ " .. quote(mark .. clip(got:sub(from), WIDTH)),
+    "- " .. inspect(mark .. clip(expected:sub(from), WIDTH)),
+    "+ " .. inspect(mark .. clip(got:sub(from), WIDTH)),
   }
 end
 
@@ -160,54 +118,58 @@ local function same(a, b)
   return rawequal(a, b) or a == b or (a ~= a and b ~= b)
 end
 
-local walk
+-- A place is { outer, key }, or nil for the whole: most are never shown.
+local function show_place(place)
+  local parts = {}
+  while place do
+    local key = place.key
+    local is_name = type(key) == "string" and key:find("^[%a_][%w_]*$")
+    table.insert(parts, 1, is_name and "." .. key or "[" .. compare.show(key) .. "]")
+    place = place.outer
+  end
+  return clip(table.concat(parts), 2 * WIDTH)
+end
 
-local function add(found, path, got, expected)
+local function add(found, place, got, expected)
   found.count = found.count + 1
   if #found >= MOST_DIFFERENCES then return end
+  local where = place and show_place(place) .. ": " or ""
   local text = type(got) == "string" and type(expected) == "string" and text_diff(got, expected)
   if text then
-    local place = path == "" and text[1] or path .. ": " .. text[1]
-    found[#found + 1] = table.concat(table.move(text, 2, #text, 2, { place }), "\n")
+    found[#found + 1] = where .. table.concat(text, "\n")
     return
   end
   local a, b = compare.show(got), compare.show(expected)
-  if a == b then
-    a, b = a .. " (" .. type(got) .. ")", b .. " (" .. type(expected) .. ")"
-  end
+  if a == b then b = "another " .. b end
   if got == nil then a = "nothing" end
   if expected == nil then b = "nothing" end
-  local place = path == "" and "" or path .. ": "
-  found[#found + 1] = ("%sgot %s, expected %s"):format(place, a, b)
+  found[#found + 1] = ("%sgot %s, expected %s"):format(where, a, b)
 end
 
-local function step(path, key)
-  if is_name(key) then return path .. "." .. key end
-  return path .. "[" .. compare.show(key) .. "]"
-end
+local walk
 
 -- A pair of tables that is being compared further up is taken for equal.
-local function walk_tables(found, path, got, expected)
+local function walk_tables(found, place, got, expected)
   local seen = found.seen[got] or {}
   if seen[expected] then return end
   seen[expected] = true
   found.seen[got] = seen
   for _, key in ipairs(sorted_keys(expected)) do
-    walk(found, step(path, key), rawget(got, key), rawget(expected, key))
+    walk(found, { outer = place, key = key }, rawget(got, key), rawget(expected, key))
   end
   for _, key in ipairs(sorted_keys(got)) do
     if rawget(expected, key) == nil then
-      add(found, step(path, key), rawget(got, key), nil)
+      add(found, { outer = place, key = key }, rawget(got, key), nil)
     end
   end
 end
 
-function walk(found, path, got, expected)
+function walk(found, place, got, expected)
   if same(got, expected) then return end
   if type(got) == "table" and type(expected) == "table" then
-    return walk_tables(found, path, got, expected)
+    return walk_tables(found, place, got, expected)
   end
-  return add(found, path, got, expected)
+  return add(found, place, got, expected)
 end
 
 ---Where two values differ, a text for each place, the first ones only; `count`
@@ -217,7 +179,7 @@ end
 ---@return string[]|{ count: integer }
 function compare.differences(got, expected)
   local found = { count = 0, seen = {} }
-  walk(found, "", got, expected)
+  walk(found, nil, got, expected)
   found.seen = nil
   return found
 end

@@ -19,7 +19,8 @@ function human:test(one, result)
   local failed = result.verdict == "failed"
   if self.options.quiet or not (failed or self.options.verbose) then return end
   local about = {}
-  if failed then about[1] = result.place or (one.line > 0 and one.file .. ":" .. one.line) or nil end
+  local place = result.place or (one.line > 0 and one.file .. ":" .. one.line)
+  if failed and place then about[1] = place end
   if self.options.verbose then table.insert(about, ("%.2f s"):format(result.seconds)) end
   local title = VERDICTS[result.verdict] .. " " .. one.name
   if #about > 0 then title = ("%s (%s)"):format(title, table.concat(about, ", ")) end

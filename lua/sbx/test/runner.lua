@@ -80,6 +80,9 @@ local function guard(state, seconds)
   test_core.guard(seconds)
   state.late = explain.tasks(state.apart)
   state.scope:cancel("the test's time was over")
+  while true do
+    test_core.guard(1) -- watches its finalizers
+  end
 end
 
 -- Runs `fn(scope)` under a deadline and as what a signal cancels.
