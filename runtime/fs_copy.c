@@ -82,7 +82,7 @@ static int copy_data(const Ends *ends, off_t size) {
     if (data < 0 && errno == ENXIO) break;  // a hole up to the end
     off_t hole = data < 0 ? -1 : lseek(ends->in, data, SEEK_HOLE);
     if (data < 0) data = at;
-    if (hole < 0 || hole > size) hole = size;
+    if (hole <= data || hole > size) hole = size;
     if (data >= size) break;
     at = data;
     int status = copy_range(ends, &at, hole);

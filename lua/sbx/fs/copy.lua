@@ -4,6 +4,7 @@
 local check = require("sbx.check")
 local core = require("sbx.core.fs")
 local errors = require("sbx.errors")
+local hash = require("sbx.core.hash")
 local path = require("sbx.path")
 local task = require("sbx.task")
 local tree = require("sbx.core.tree")
@@ -17,7 +18,7 @@ local copy = {}
 ---@param target string
 ---@return string
 function copy.beside(target)
-  return path.join(path.dirname(target), (".%016x.tmp"):format(math.random(0)))
+  return path.join(path.dirname(target), (".%016x.tmp"):format(string.unpack("I8", hash.random(8))))
 end
 
 local function refuse(from, to, code, why)
