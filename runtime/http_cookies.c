@@ -15,8 +15,8 @@
 static const char TYPE[] = "sbx.http.cookies";
 
 enum {
-  COOKIES_MOST = 3000,
-  COOKIES_KEPT = 2000,  // once there are more than that
+  COOKIES_MOST = 1000,
+  COOKIES_KEPT = 700,   // once there are more than that
   ANSWERS_MOST = 20,    // between two counts; libcurl takes 50 from each
 };
 

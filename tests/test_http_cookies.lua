@@ -120,7 +120,7 @@ test("http cookies: a server cannot fill the memory with them", function()
   local server <close> = peer.start()
   local client = http.client { base = server.url, cookies = true }
   for i = 1, 100 do client:get(("/set-many?n=50&from=%d"):format(i * 50)) end
-  assert(#client.cookies:list() <= 4000, #client.cookies:list())
+  assert(#client.cookies:list() <= 2000, #client.cookies:list())
   -- What is sent is bounded as well.
   assert(#client:get("/echo"):json().headers.cookie < 9000)
 end)
