@@ -151,7 +151,7 @@ static void push_waiting_on(lua_State *L, const Wait *wait) {
     lua_pushstring(L, wait ? wait->what : NULL);
 }
 
-// task.field: id name status waiting_on age site parent, or a method
+// task.field: id name status waiting_on age site parent cause, or a method
 static int f_task_index(lua_State *L) {
   Task *task = check_task(L, 1);
   const char *key = luaL_checkstring(L, 2);
@@ -165,6 +165,8 @@ static int f_task_index(lua_State *L) {
     lua_pushstring(L, task_status(task));
   } else if (strcmp(key, "waiting_on") == 0) {
     push_waiting_on(L, task->wait);
+  } else if (strcmp(key, "cause") == 0) {
+    lua_getiuservalue(L, 1, TASK_CAUSE);
   } else if (strcmp(key, "age") == 0) {
     lua_pushnumber(L, timer_seconds(&task->reactor->schedule) - task->born);
   } else if (strcmp(key, "site") == 0) {

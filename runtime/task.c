@@ -49,6 +49,20 @@ static bool is_own_cancel(lua_State *L, const Task *task) {
   return false;
 }
 
+// Notes which child the error on top of the stack came from.
+static void note_cause(lua_State *L, Task *task) {
+  if (task->own.failures == 0) return;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, task->own.errors);
+  lua_rawgeti(L, -1, 1);
+  if (lua_rawequal(L, -1, -3)) {
+    push_task(L, task);
+    lua_rawgeti(L, -3, -1);
+    lua_setiuservalue(L, -2, TASK_CAUSE);
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 2);
+}
+
 static void set_result(lua_State *L, Task *task, int status) {
   // The outcome is on the stack from index 1 on, or the error on top.
   int count = status == LUA_OK ? lua_gettop(L) : 1;
@@ -69,6 +83,7 @@ static void set_result(lua_State *L, Task *task, int status) {
       lua_remove(L, -2);
     }
     task->result = is_own_cancel(L, task) ? RESULT_CANCELLED : RESULT_ERROR;
+    note_cause(L, task);
   }
   push_task(L, task);
   lua_insert(L, -2);

@@ -90,7 +90,9 @@ enum {
   TASK_OUTCOME = 2,
   TASK_TRACE = 3,
   TASK_LOCALS = 4,  // table of inherited values, never changed; nil for none
-  TASK_USER_VALUES = 4
+  TASK_CAUSE =
+      5,  // the task of its own scope whose error it ended with, or nil
+  TASK_USER_VALUES = 5
 };
 
 // ---- scope.c

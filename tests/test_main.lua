@@ -218,6 +218,21 @@ end)
   end)
 end)
 
+test("main: so is one of tasks that plain spawn started, in whichever scope", function()
+  local text = expect_status([[
+    local task = require("sbx.task")
+    local function deep() error("it broke here") end
+    task.spawn(function() task.spawn(function() task.spawn(deep) end) end)
+  ]], 1, "(command line):2: it broke here", "stack traceback:")
+  assert(occurrences(text, "it broke here") == 1 and occurrences(text, "spawned at") == 3, text)
+end)
+
+test("main: the script is nobody's callee", function()
+  local result = run_code("print(debug.traceback()) print(debug.getinfo(3))")
+  assert(result.stdout == "stack traceback:\n\t(command line):1: in main chunk\n\t[C]: in ?\nnil\n",
+    result.stdout)
+end)
+
 test("main: the report shows fields, causes and the errors of siblings", function()
   local text = expect_status([[
     local errors, task = require("sbx.errors"), require("sbx.task")

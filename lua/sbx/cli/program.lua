@@ -27,8 +27,11 @@ function events.deadlock(run)
   return "deadlock"
 end
 
-function events.signal(_, name)
-  local awaited = #task.list() - 1
+function events.signal(run, name)
+  local awaited = -1 -- but for this program's own task, and the script's
+  for _, each in ipairs(task.list()) do
+    if each ~= run.script then awaited = awaited + 1 end
+  end
   local ending = awaited == 0 and ""
     or ("ending %d task%s and "):format(awaited, awaited == 1 and "" or "s")
   say(name, ": ", ending, "cleaning up",
@@ -59,8 +62,9 @@ local function body(is_local, run, fn, ...)
   task.scope({ name = "script" }, function(scope)
     core.set_root(scope)
     task.checkpoint() -- a signal that came meanwhile
-    -- A tail call: the script is nobody's callee.
-    return fn(table.unpack(arguments, 1, arguments.n))
+    -- A task of its own: the script is nobody's callee, in tracebacks too.
+    run.script = scope:spawn(fn, table.unpack(arguments, 1, arguments.n))
+    run.script.name = "script"
   end)
 end
 

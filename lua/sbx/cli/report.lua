@@ -93,7 +93,8 @@ function report.text(err)
     lines[#lines + 1] = rawget(err, "tree")
   end
   for _, link in ipairs(known.chain or {}) do
-    lines[#lines + 1] = "  in " .. link
+    -- The script's own task was spawned by no line of it.
+    if not link:find("spawned at $") then lines[#lines + 1] = "  in " .. link end
   end
   local traceback = known.traceback
   local broke_inside = type(err) == "string" and err:find("^sbx/[%w_/]+%.lua:")

@@ -64,6 +64,7 @@ end
 -- Adds the task that `err` ended to what is known of the error: the chain of
 -- tasks that it came up through.
 local function note_child(err, child)
+  if child.cause then note_child(err, child.cause) end
   local traceback = child:trace()
   if not is_noted(err, traceback) then note(err, { traceback = traceback }) end
   local record = notes[err]
