@@ -314,6 +314,11 @@ test("runner: without a folder `tests` it looks here, and a file counts once", f
   expect(runner.run(files, "x", "x/test_a.lua"), 0, "1 passed, 0 failed\n")
 end)
 
+test("runner: a folder named like the command is no script", function()
+  local files = { ["test/test_a.lua"] = 'test("a", function() end)' }
+  expect(runner.run(files, "test"), 0, "1 passed, 0 failed\n")
+end)
+
 test("runner: modules beside a test file are found", function()
   expect(runner.run({
     ["tests/test_a.lua"] = 'local help = require("help") test("a", function() help() end)',

@@ -1,6 +1,7 @@
 -- The command line: what to run, and the end of it.
 
 local core = require("sbx.core.task")
+local errors = require("sbx.errors")
 local host = require("sbx.core.host")
 local nearest = require("sbx.cli.nearest")
 local program = require("sbx.cli.program")
@@ -13,6 +14,7 @@ usage: sbxlua [options] FILE [arguments]    run a script
        sbxlua [options] -e CODE             run a piece of Lua
        sbxlua [options] -                   run what stdin holds
        sbxlua serve [options]               the sandbox API on this machine
+       sbxlua test [options] [PATH...]      run tests
        sbxlua version | help
 
 options
@@ -91,9 +93,9 @@ end
 
 local function is_script(word)
   if word == "-" or word:find("/", 1, true) or word:sub(-4) == ".lua" then return true end
-  local file = io.open(word, "r")
-  if file then file:close() end
-  return file ~= nil
+  -- A folder can be opened, too, and many a project has one named `test`.
+  local known = errors.try(require("sbx.fs").stat, word)
+  return known ~= nil and known.type ~= "directory"
 end
 
 local function load_chunk(todo)
