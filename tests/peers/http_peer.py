@@ -335,7 +335,17 @@ class Server(ThreadingHTTPServer):
 class TlsServer(Server):
     def finish_request(self, request, client_address):
         # In the connection's own thread: a silent client must not block accept.
-        secure = self.tls.wrap_socket(request, server_side=True)
+        secure = self.tls.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+        try:
+            secure.do_handshake()
+        except ssl.SSLError:
+            # With bytes unread the close would overtake what TLS has to say.
+            plain = socket.socket(fileno=secure.detach())
+            plain.shutdown(socket.SHUT_WR)
+            while plain.recv(65536):
+                pass
+            plain.close()
+            return
         super().finish_request(secure, client_address)
 
 
