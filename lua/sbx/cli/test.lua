@@ -1,18 +1,16 @@
 -- The verb `test`: runs the tests of files and folders.
 
 local cli = require("sbx.cli")
-local config = require("sbx.sandbox.config")
-local core = require("sbx.core.task")
 local discovery = require("sbx.test.discovery")
 local errors = require("sbx.errors")
 local fs = require("sbx.fs")
 local host = require("sbx.core.host")
 local human = require("sbx.test.report_human")
 local junit = require("sbx.test.report_junit")
+local program = require("sbx.cli.program")
 local registry = require("sbx.test.registry")
 local runner = require("sbx.test.runner")
 local tap = require("sbx.test.report_tap")
-local task = require("sbx.task")
 local test_core = require("sbx.core.test")
 
 local verb = {}
@@ -168,31 +166,6 @@ end
 
 -- ------------------------------------------------------------------------ run
 
--- Runs `fn` with the private server of --local, if that was asked for.
----@async
-local function with_server(given, fn)
-  if not given["local"] then return fn() end
-  return task.scope(function(scope)
-    local server = require("sbx.local_server").start({})
-    scope:defer(server.stop)
-    config.set_local({ url = server.url, api_key = server.api_key })
-    return fn()
-  end)
-end
-
--- What modules keep for the end of a run, such as sandboxes that nobody deleted.
----@async
-local function clean_up()
-  local finish = package.loaded["sbx.run"]
-  if not finish then return true end
-  local ok, failures = pcall(task.shield, core.cleanup_seconds(), finish.finish)
-  for _, failure in ipairs(ok and failures or { failures }) do
-    complain("while cleaning up: " .. tostring(failure))
-    ok = false
-  end
-  return ok
-end
-
 ---@async
 local function run_files(given, options)
   local files, problem = errors.try(discovery.files, given.path or {})
@@ -225,16 +198,12 @@ local function run_checked(given)
     complain(problem)
     return USAGE_ERROR
   end
-  runner.prepare()
-  local ok, status = pcall(with_server, given, function() return run_files(given, options) end)
-  if not ok then
-    if not errors.is_error(status) then error(status, 0) end
-    complain(tostring(status))
-    status = 1
-  end
-  if not clean_up() and status == 0 then status = 1 end
-  local signal = host.signal()
-  return signal and 128 + signal or status
+  local status
+  local ended = program.run(given["local"], function()
+    runner.prepare()
+    status = run_files(given, options)
+  end)
+  return ended ~= 0 and ended or status
 end
 
 ---Runs the verb. Returns the exit status.
