@@ -265,6 +265,18 @@ test("http upload: the sending side of a stream ends with it, and with its scope
   res:close()
 end)
 
+test("http upload: a stream that is cancelled is cancelled, not failed", function()
+  local server <close> = peer.start()
+  for _, path in ipairs { "/mirror", "/deaf" } do
+    assert(not task.move_on(0.1, function()
+      local res <close> = http.stream("POST", server.url .. path, {
+        body = function() task.sleep(60) end,
+      })
+      res:read()
+    end))
+  end
+end)
+
 test("http upload: parts of a multipart body may be iterators", function()
   local server <close> = peer.start()
   local function send(size)

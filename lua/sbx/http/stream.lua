@@ -7,6 +7,7 @@ local errors = require("sbx.errors")
 local events = require("sbx.http.events")
 local reader = require("sbx.reader")
 local response = require("sbx.http.response")
+local task = require("sbx.core.task")
 local upload = require("sbx.http.upload")
 
 local MAX_BODY = 64 * 1024 * 1024
@@ -23,11 +24,18 @@ Stream.__name = "sbx.http.Stream"
 
 local stream = {}
 
+-- Why the exchange came to its end: what the sending side did is told before what
+-- it led to, and a cancellation before both.
+local function fail(err, sender)
+  task.checkpoint()
+  error(sender and sender.failure or err, 0)
+end
+
 -- The bytes of the body as they come, for the reader.
 local function source_of(self)
   return function()
     local ok, bytes = pcall(self.exchange.read, self.exchange)
-    if not ok then error(self.upload and self.upload.failure or bytes, 0) end
+    if not ok then fail(bytes, self.upload) end
     if not bytes then self.timing = self.exchange:timing() end
     return bytes
   end
@@ -44,7 +52,7 @@ function stream.open(wire)
   if not ok then
     exchange:close()
     if sender then sender:close() end
-    error(sender and sender.failure or head, 0)
+    fail(head, sender)
   end
   head.method, head.max_body = wire.method, wire.max_body or MAX_BODY
   head.exchange, head.upload = exchange, sender or nil
