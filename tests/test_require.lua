@@ -149,7 +149,7 @@ test("require: what is not found is listed, place by place", function()
   assert(err:find("no field package.preload['rq_none.such']", 1, true))
   assert(err:find("no module 'rq_none.such' in the sbxlua library", 1, true))
   assert(err:find("no file '%./rq_none/such%.lua'"), err)
-  fails("string expected, got nil", require)
+  fails("string expected, got no value", require)
   fails("string expected, got table", require, {})
 end)
 

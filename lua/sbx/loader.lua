@@ -6,25 +6,33 @@
 
 local find = ...
 
+local package = package
+local loaded = package.loaded -- what the C side knows as the loaded modules
 local loading = {} -- module name → { task =, waiters = {} }
 local awaiting = {} -- task → the entry of the module whose load it waits for
 
 local function search(name)
+  local searchers = package.searchers
+  if type(searchers) ~= "table" then error("'package.searchers' must be a table", 3) end
   local notes = {}
-  for _, searcher in ipairs(package.searchers) do
-    local loader, extra = searcher(name)
+  local i = 1
+  while rawget(searchers, i) ~= nil do
+    -- By a C function: the stock searchers say where they were called.
+    local ok, loader, extra = pcall(searchers[i], name)
+    if not ok then error(loader, 0) end
     if type(loader) == "function" then return loader, extra end
-    if type(loader) == "string" then notes[#notes + 1] = loader end
+    if type(loader) == "string" then notes[#notes + 1] = "\n\t" .. loader end
+    i = i + 1
   end
-  error("module '" .. name .. "' not found:\n\t" .. table.concat(notes, "\n\t"), 3)
+  error("module '" .. name .. "' not found:" .. table.concat(notes), 3)
 end
 
 local function load_module(name, loader, extra)
   local value = loader(name, extra)
   if value ~= nil then
-    package.loaded[name] = value
-  elseif package.loaded[name] == nil then
-    package.loaded[name] = true
+    loaded[name] = value
+  elseif loaded[name] == nil then
+    loaded[name] = true
   end
 end
 
@@ -45,12 +53,18 @@ local function await_load(entry, name, core)
   if not ok then error(problem, 0) end
 end
 
-function require(name)
-  if type(name) ~= "string" then
-    error("bad argument #1 to 'require' (string expected, got " .. type(name) .. ")", 2)
-  end
-  local core = package.loaded["sbx.core.task"]
-  while not package.loaded[name] do
+local function check_name(...)
+  local name = ...
+  if type(name) == "string" then return name end
+  if type(name) == "number" then return tostring(name) end
+  local got = select("#", ...) == 0 and "no value" or type(name)
+  error("bad argument #1 to 'require' (string expected, got " .. got .. ")", 3)
+end
+
+function require(...)
+  local name = check_name(...)
+  local core = loaded["sbx.core.task"]
+  while not loaded[name] do
     local entry = loading[name]
     if entry then
       await_load(entry, name, core)
@@ -64,10 +78,10 @@ function require(name)
         waiter:wake()
       end
       if not ok then error(problem, 0) end
-      return package.loaded[name], extra
+      return loaded[name], extra
     end
   end
-  return package.loaded[name]
+  return loaded[name]
 end
 
 -- After the preloaded modules, ahead of any file: the library is this binary's.
