@@ -24,6 +24,9 @@ void transfer_fail(Transfer *transfer, const char *kind, const char *code,
   va_start(arguments, format);
   vsnprintf(failure->reason, sizeof(failure->reason), format, arguments);
   va_end(arguments);
+  // From inside a callback; see line_stop for the other cases.
+  if (transfer->line)
+    (void)curl_easy_setopt(transfer->line->easy, CURLOPT_FORBID_REUSE, 1L);
 }
 
 // A number that changes whenever the transfer makes headway.

@@ -162,8 +162,10 @@ struct Transfer {
   int socket_error;   // negated errno of a socket that could not be made
   int save_fd;        // the open temporary file, else -1
   char *save_target, *save_temporary;
-  size_t head_lines;
-  bool head_whole;      // the empty line after the headers has come
+  size_t head_bytes, head_lines;  // of the head, later of the trailers
+  size_t heads;                   // begun; all but the last are interim
+  int64_t stated_length;          // by Content-Length, or -1
+  bool head_whole;                // the empty line after the headers has come
   bool sink_chosen;     // status known, the first byte of the body was seen
   bool refused;         // an answer came that ends the sending of a fed body
   bool receive_paused;  // libcurl holds back bytes until the reader catches up

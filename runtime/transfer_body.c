@@ -17,9 +17,6 @@
 
 #include "transfer_pool.h"
 
-// What we accept of an answer's head.
-enum { HEAD_MOST = 256 * 1024, HEAD_LINES_MOST = 1000 };
-
 // Bytes of a body that we reserve on the word of the peer.
 enum { RESERVE_MOST = 16 * 1024 * 1024 };
 
@@ -222,41 +219,4 @@ size_t on_write(char *data, size_t size, size_t count, void *context) {
   int status = is_saved(transfer) ? write_file(transfer, data, size)
                                   : keep(transfer, data, size);
   return status == 0 ? size : CURL_WRITEFUNC_ERROR;
-}
-
-// The head of a streamed answer is known before its body, unless it is interim.
-static void end_head(Transfer *transfer) {
-  CURL *easy = transfer->line->easy;
-  (void)curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &transfer->status);
-  if (transfer->status >= 400) flow_refuse(transfer);
-  if (!transfer->streamed || transfer->head_final || transfer->status < 200)
-    return;
-  transfer->head_final = true;
-  read_timing(transfer);
-  flow_notify(transfer);
-}
-
-size_t on_header(char *data, size_t size, size_t count, void *context) {
-  Transfer *transfer = context;
-  size *= count;
-  // Another response begins: the one before was interim or a redirect.
-  if (size >= 5 && memcmp(data, "HTTP/", 5) == 0) {
-    transfer->head.size = transfer->head_lines = 0;
-    transfer->head_whole = false;
-  }
-  if (size > 0 && (data[0] == '\r' || data[0] == '\n'))
-    transfer->head_whole = true;
-  if (transfer->head.size + size > HEAD_MOST ||
-      ++transfer->head_lines > HEAD_LINES_MOST) {
-    transfer_fail(transfer, "limit", "EMSGSIZE", "receive",
-                  "more than %d bytes or %d lines of headers", HEAD_MOST,
-                  HEAD_LINES_MOST);
-    return CURL_WRITEFUNC_ERROR;
-  }
-  if (bytes_append(&transfer->head, data, size) == 0) {
-    if (transfer->head_whole) end_head(transfer);
-    return size;
-  }
-  transfer_fail(transfer, "io", "ENOMEM", "receive", "no memory for headers");
-  return CURL_WRITEFUNC_ERROR;
 }

@@ -81,19 +81,44 @@ static bool explain_refusal(Transfer *transfer, CURLcode code) {
   return true;
 }
 
+// libcurl has no codes of their own for some answers that it refuses. True when
+// it was one of them.
+static bool explain_breach(Transfer *transfer, CURLcode code) {
+  static const char *const large[] = {
+      "Too large response headers",
+      "mem_recv() returned -902",  // libcurl's limits, noticed by nghttp2
+      "mem_recv() returned -905",  // those of nghttp2
+  };
+  const char *words = words_of(transfer, code);
+  for (size_t i = 0; i < sizeof(large) / sizeof(*large); i++) {
+    if (!strstr(words, large[i])) continue;
+    transfer_fail(transfer, "limit", "EMSGSIZE", "receive",
+                  "the headers are too large: %s", words);
+    return true;
+  }
+  if (!strstr(words, "chunked-encoding") && !strstr(words, "PROTOCOL_ERROR"))
+    return false;
+  transfer_fail(transfer, "http", "EPROTO", "receive",
+                "the answer is malformed: %s", words);
+  return true;
+}
+
 static void explain_broken(Transfer *transfer, CURLcode code) {
-  if (explain_refusal(transfer, code)) return;
+  if (explain_refusal(transfer, code) || explain_breach(transfer, code)) return;
   long error = 0;
   bool system = code == CURLE_RECV_ERROR || code == CURLE_SEND_ERROR;
   if (system)
     (void)curl_easy_getinfo(transfer->line->easy, CURLINFO_OS_ERRNO, &error);
-  const char *name = error ? uv_err_name(-(int)error) : "EOF";
+  const char *words = words_of(transfer, code), *name = "EOF";
+  // A stream of HTTP/2 can break alone.
+  if (code == CURLE_HTTP2_STREAM && !strstr(words, "before end"))
+    name = "ECONNRESET";
+  if (error) name = uv_err_name(-(int)error);
   bool early = transfer->attempts == 0;
-  transfer_fail(transfer, early ? "connect" : "http", name,
-                code == CURLE_SEND_ERROR && !early ? "send"
-                                                   : phase_of(transfer),
-                "the connection broke: %s",
-                error ? uv_strerror(-(int)error) : words_of(transfer, code));
+  transfer_fail(
+      transfer, early ? "connect" : "http", name,
+      code == CURLE_SEND_ERROR && !early ? "send" : phase_of(transfer),
+      "the connection broke: %s", error ? uv_strerror(-(int)error) : words);
   transfer->failure.transient = true;
 }
 
@@ -120,6 +145,9 @@ static void explain_memory(Transfer *transfer) {
   if (transfer->receive_paused)
     transfer_fail(transfer, "limit", "EFBIG", "receive",
                   "a small part of the answer unpacks to more than 64 MiB");
+  else if (transfer->attempts > 0 && !transfer->head_whole)
+    transfer_fail(transfer, "limit", "EMSGSIZE", "receive",
+                  "a header is longer than %d bytes", CURL_MAX_HTTP_HEADER);
   else
     transfer_fail(transfer, "io", "ENOMEM", NULL, "no memory");
 }
@@ -153,6 +181,7 @@ static void explain_failure(Transfer *transfer, CURLcode code) {
   case CURLE_SEND_ERROR:
   case CURLE_RECV_ERROR:
   case CURLE_PARTIAL_FILE:
+  case CURLE_HTTP2:
   case CURLE_HTTP2_STREAM:
     explain_broken(transfer, code);
     break;
@@ -160,11 +189,20 @@ static void explain_failure(Transfer *transfer, CURLcode code) {
   case CURLE_SEND_FAIL_REWIND:
     explain_resent(transfer);
     break;
+#if LIBCURL_VERSION_NUM >= 0x080600
+  case CURLE_TOO_LARGE:
+#endif
   case CURLE_OUT_OF_MEMORY:
     explain_memory(transfer);
     break;
+  case CURLE_BAD_CONTENT_ENCODING:
+  case CURLE_WRITE_ERROR:  // of libcurl's decoder: ours note their reason
+    transfer_fail(transfer, "http", "EPROTO", "receive",
+                  "the body cannot be decoded: %s", words_of(transfer, code));
+    break;
   default:
-    transfer_fail(transfer, "http", "EPROTO", phase_of(transfer), "%s",
+    transfer_fail(transfer, "http", "EPROTO",
+                  transfer->attempts > 0 ? "receive" : "connect", "%s",
                   words_of(transfer, code));
   }
 }

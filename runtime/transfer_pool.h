@@ -48,6 +48,7 @@ typedef struct Socket {
   int mask;        // what libuv watches for
   Transfer *dial;  // whose connection it is once libcurl has let go of it
   bool wanted;     // libcurl waits for events; else the connection is idle
+  bool paused;     // ... or its transfer is paused until its reader catches up
   bool ours;       // we opened it, so we are told when it is closed
   bool fresh;      // ... unless it never became a connection: see is_closed
   dev_t device;
@@ -190,6 +191,9 @@ int body_commit(Transfer *transfer);
 size_t on_read(char *buffer, size_t size, size_t count, void *context);
 int on_seek(void *context, curl_off_t offset, int origin);
 size_t on_write(char *data, size_t size, size_t count, void *context);
+
+// transfer_head.c: another one, with a Transfer.
+
 size_t on_header(char *data, size_t size, size_t count, void *context);
 
 // transfer_flow.c

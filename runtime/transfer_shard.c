@@ -172,11 +172,22 @@ int line_start(Line *line, Transfer *transfer) {
   return 0;
 }
 
+// Whether the peer has said nothing at all for a good while.
+static bool met_silence(const Transfer *transfer) {
+  const double patience = 0.5;
+  return transfer->attempts > 0 && transfer->head.size == 0 &&
+         reactor_now() - transfer->admitted_at > patience;
+}
+
 // Takes the transfer away from libcurl; an unfinished one loses its connection.
 void line_stop(Transfer *transfer) {
   Line *line = transfer->line;
   Shard *shard = line->shard;
   transfer->line = NULL;
+  // Also one of HTTP/2, unless it carries others. Those that come later must
+  // not join them on a connection that swallows whatever it is given.
+  (void)curl_easy_setopt(line->easy, CURLOPT_FORBID_REUSE, 1L);
+  if (shard->http2 && met_silence(transfer)) shard->retired = true;
   (void)curl_multi_remove_handle(shard->multi, line->easy);
   line_give(line);
   if (shard->retired && shard->in_flight == 0) shard_free(shard);

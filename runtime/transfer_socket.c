@@ -13,28 +13,64 @@
 
 #include "transfer_pool.h"
 
+static void watch(Socket *socket, int mask);
+
+// What an idle connection of HTTP/1 says, nobody has asked for: mostly that it
+// ends, sometimes a 408 before that. libcurl would take that for the answer to
+// the next request. So that it finds the end instead, there must be nothing
+// left to read.
+static void spoil(const Socket *socket) {
+  enum { PIECES_MOST = 64 };
+
+  char waste[16384];
+  for (int i = 0; i < PIECES_MOST; i++)
+    if (recv(socket->fd, waste, sizeof(waste), MSG_DONTWAIT) <= 0) break;
+  (void)shutdown(socket->fd, SHUT_RDWR);
+}
+
+static void on_poll(uv_poll_t *poll, int status, int events);
+
+static void on_idle(Socket *socket, int events) {
+  const Shard *shard = socket->shard;
+  bool kept = socket->ours && !socket->paused && shard && !shard->http2 &&
+              !shard->dials;
+  if (kept && socket->mask && !(events & UV_READABLE)) {
+    // Left over from a request that was being sent.
+    socket->mask = UV_READABLE;
+    (void)uv_poll_start(&socket->poll, UV_READABLE, on_poll);
+    return;
+  }
+  uv_poll_stop(&socket->poll);
+  socket->mask = 0;
+  if (kept) spoil(socket);
+}
+
 static void on_poll(uv_poll_t *poll, int status, int events) {
   Socket *socket = (Socket *)poll;
+  int mask = socket->mask;
+  if (status < 0) {
+    // The error is for whoever reads or writes, and bytes that came before it
+    // still are. libuv has stopped watching.
+    events = mask;
+    socket->mask = 0;
+  }
   if (socket->dial) {
-    if (status < 0) socket->mask = 0;  // libuv has stopped watching
-    int both = UV_READABLE | UV_WRITABLE;
-    socket->dial->on_ready(socket->dial, status < 0 ? both : events);
+    socket->dial->on_ready(socket->dial, events);
     return;
   }
   if (!socket->wanted || !socket->shard) {
-    // An idle connection: the peer has closed it. libcurl notices before it
-    // would use it again; until then there is nothing to watch.
-    uv_poll_stop(poll);
-    socket->mask = 0;
+    on_idle(socket, events);
     return;
   }
-  if (status < 0) socket->mask = 0;  // libuv has stopped watching
-  int bits = (status < 0 ? CURL_CSELECT_ERR : 0) |
-             (events & UV_READABLE ? CURL_CSELECT_IN : 0) |
+  int bits = (events & UV_READABLE ? CURL_CSELECT_IN : 0) |
              (events & UV_WRITABLE ? CURL_CSELECT_OUT : 0);
-  Shard *shard = socket->shard;  // the socket may be gone after the call
-  int running;
-  (void)curl_multi_socket_action(shard->multi, socket->fd, bits, &running);
+  Shard *shard = socket->shard;
+  TransferPool *pool = shard->pool;
+  int running, fd = socket->fd;
+  (void)curl_multi_socket_action(shard->multi, fd, bits, &running);
+  // The block itself stays until the loop's next turn.
+  bool stopped = pool->sockets[fd] == socket && socket->mask == 0;
+  if (status < 0 && stopped && socket->wanted) watch(socket, mask);
   shard_settle(shard);
 }
 
@@ -106,12 +142,21 @@ static bool is_closed(Socket *socket) {
   return false;
 }
 
-static void unwatch(TransferPool *pool, Socket *socket) {
+static Transfer *transfer_of(CURL *easy) {
+  Line *line = NULL;
+  (void)curl_easy_getinfo(easy, CURLINFO_PRIVATE, (char **)&line);
+  return line ? line->transfer : NULL;
+}
+
+static void unwatch(TransferPool *pool, Socket *socket, CURL *easy) {
   if (!socket->ours || is_closed(socket)) {
     // Nor do we hear more about the resolver's own pair of sockets.
     drop_socket(pool, socket);
     return;
   }
+  // Bytes on it are still for this transfer, whose reader is slow.
+  const Transfer *transfer = transfer_of(easy);
+  socket->paused = transfer && transfer->receive_paused;
   socket->wanted = false;
   uv_unref((uv_handle_t *)&socket->poll);  // an idle connection holds nobody
 }
@@ -125,15 +170,13 @@ int on_socket(CURL *easy, curl_socket_t fd, int what, void *context,
   Socket *socket =
       (size_t)fd < pool->socket_capacity ? pool->sockets[fd] : NULL;
   if (what == CURL_POLL_REMOVE) {
-    if (socket) unwatch(pool, socket);
+    if (socket) unwatch(pool, socket, easy);
     return 0;
   }
   int status = socket ? 0 : add_socket(pool, fd, &socket);
   if (status != 0) {
-    Line *line = NULL;
-    (void)curl_easy_getinfo(easy, CURLINFO_PRIVATE, (char **)&line);
-    if (line && line->transfer && !line->transfer->failure.kind) {
-      Transfer *transfer = line->transfer;
+    Transfer *transfer = transfer_of(easy);
+    if (transfer && !transfer->failure.kind) {
       transfer_fail(transfer, "io", uv_err_name(status), "connect",
                     "cannot watch a socket: %s", uv_strerror(status));
       transfer->queue_next = pool->broken;
