@@ -130,8 +130,10 @@ end)
 
 test("http retry: cancelling ends the pause between two tries", function()
   local server <close> = peer.start()
-  assert(not task.move_on(0.2, http.get, server.url .. "/status?code=503&after=20",
-    { retry = 3 }))
+  local url = server.url .. "/status?code=503&after=20"
+  assert(not task.move_on(0.2, http.get, url, { retry = 3 }))
+  assert(not task.move_on(0.2, http.stream, "GET", url, { retry = 3 }))
+  for key, host in pairs((http.stats())) do assert(host.active == 0, key) end
 end)
 
 test("http retry: misuse names the argument", function()

@@ -193,6 +193,14 @@ test("http upload: it is never sent twice", function()
     assert(err.kind == "http" and err.sent and not err.retryable, tostring(err))
     assert(seen(server, method) == 1, method)
   end
+  local res = http.put(server.url .. "/status?code=429&key=busy", {
+    body = over { "once" }, retry = { attempts = 3, pause = 0 },
+  })
+  assert(res.status == 429 and seen(server, "busy") == 1)
+  local err = failure(http.put, server.url .. "/status?code=503", {
+    body = over { "once" }, raise = true,
+  })
+  assert(err.status == 503 and err.retryable == false)
 end)
 
 test("http upload: cancelling the request cancels the iterator", function()

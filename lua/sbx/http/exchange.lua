@@ -59,26 +59,26 @@ local function transmit_again(wire, policy)
     answer = transmit(wire)
     answer.attempts = attempt
     if answer.status < 400 then return answer end
-    refused = response.error(answer, wire.at_most_once or wire.begun)
+    refused = response.error(answer, wire.at_most_once, wire.begun)
     error(refused, 0)
   end, policy)
-  if not ok and result == refused then return answer end
-  if not ok then error(result, 0) end
-  return result
+  if ok then return result end
+  if result == refused then return answer end
+  if answer and answer.close then answer:close() end -- cancelled in a pause
+  error(result, 0)
 end
 
 local EXCERPT = 1024 -- bytes of a stream's body that an error shows
 
-local function raise_status(answer, once, moved)
+local function raise_status(answer, wire, moved)
   if answer.close then
     local excerpt <close> = answer
     local ok, bytes = pcall(excerpt.read, excerpt, EXCERPT)
     answer.body = ok and bytes or nil
   end
-  local err = response.error(answer, once)
+  local once = wire.at_most_once
   -- Redirected, 429 speaks for the last step alone.
-  if moved and once then err.retryable = false end
-  error(err, 0)
+  error(response.error(answer, once, wire.begun or (moved and once)), 0)
 end
 
 ---@async
@@ -120,7 +120,7 @@ function exchange.send(method, url, given, streamed, level)
   else
     answer = transmit(wire)
   end
-  if given.raise and answer.status >= 400 then raise_status(answer, wire.at_most_once, moved) end
+  if given.raise and answer.status >= 400 then raise_status(answer, wire, moved) end
   return answer
 end
 

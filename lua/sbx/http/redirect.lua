@@ -84,7 +84,8 @@ end
 -- The request without its body, as GET.
 local function drop_body(wire, given)
   wire.method = "GET"
-  wire.body, wire.body_path, wire.parts, wire.feed, wire.feeds = nil, nil, nil, nil, nil
+  wire.body, wire.body_path, wire.parts = nil, nil, nil
+  wire.feed, wire.feeds, wire.begun = nil, nil, nil
   wire.headers = headers.filter(wire.headers, is_not_content)
   wire.at_most_once = given.at_most_once or false
 end

@@ -74,9 +74,10 @@ local EXCERPT = 1024
 
 ---The error that a bad status is.
 ---@param answer sbx.http.Answer
----@param once boolean  the request must not run twice
+---@param once boolean   the request must not run twice
+---@param spent boolean  it cannot be sent again
 ---@return sbx.Error
-function response.error(answer, once)
+function response.error(answer, once, spent)
   local status = answer.status
   local reason = answer.reason:gsub("%c", " "):sub(1, 80)
   return errors.new {
@@ -91,7 +92,7 @@ function response.error(answer, once)
     retry_after = answer.retry_after,
     attempts = answer.attempts,
     -- 429 says that nothing was done.
-    retryable = status == 429 or (TRANSIENT[status] and not once) or false,
+    retryable = not spent and (status == 429 or (TRANSIENT[status] and not once)) or false,
   }
 end
 
