@@ -89,11 +89,22 @@ static void deliver_cancel(Task *task) {
   (void)wait_settle(wait, UV_ECANCELED);
 }
 
+// The program ends: what is shielded has the time that finalizers have, and no
+// longer.
+static void shorten_shield(Reactor *reactor, Scope *scope) {
+  double now = timer_seconds(&reactor->schedule);
+  double end = now + reactor->cleanup_seconds;
+  if (!timer_armed(&scope->deadline) || (double)scope->deadline.at / 1e9 > end)
+    scope_set_deadline(scope, reactor->cleanup_seconds);
+}
+
 // Tells every task below `top` that must end, except what is shielded.
 static void deliver_below(Scope *top) {
+  Reactor *reactor = top->owner->reactor;
   Scope *at = top;
   while (at) {
     bool shielded = at != top && at->shielded;
+    if (shielded && top == reactor->root) shorten_shield(reactor, at);
     // A task is told once: at the scope that it is in now.
     if (!shielded && at->owner->scope == at) deliver_cancel(at->owner);
     at = next_below(top, at, shielded);

@@ -91,6 +91,18 @@ test("signals: a script that has caught the cancellation cannot go on waiting", 
     "INT", 130, "cut\n")
 end)
 
+test("signals: what is shielded has the time of finalizers, and no longer", function()
+  local shielded = [[
+    local x <close> = closing("closed")
+    ready()
+    task.shield(600, task.sleep, %s)
+    print("completed")
+    task.sleep(600)
+  ]]
+  expect(shielded:format("600"), "INT", 130, "closed\n", { "--cleanup-timeout", "0.1" })
+  expect(shielded:format("0.05"), "INT", 130, "completed\nclosed\n", { "--cleanup-timeout", "20" })
+end)
+
 test("signals: a finalizer that hangs is cut off by --cleanup-timeout", function()
   local hanging = [[
     local function hang() print("closing") task.sleep(600) end
