@@ -6,6 +6,7 @@ local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
 local json = require("sbx.json")
 local log = require("sbx.log")
+local profile = require("sbx.sandbox.profile")
 local task = require("sbx.task")
 
 ---@class sbx.sandbox.Box
@@ -99,6 +100,7 @@ function box.from(client, call, answer)
   end
   local self = setmetatable({}, Box)
   clients[self] = client
+  profile.learn(client, id, answer.vm)
   return fill(self, answer)
 end
 

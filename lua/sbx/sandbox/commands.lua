@@ -5,7 +5,9 @@ local check = require("sbx.check")
 local failure = require("sbx.sandbox.failure")
 local gateway = require("sbx.sandbox.gateway")
 local json = require("sbx.json")
+local profile = require("sbx.sandbox.profile")
 local request = require("sbx.sandbox.request")
+local run_in_vm = require("sbx.sandbox.rpc.exec")
 local wire = require("sbx.sandbox.wire")
 
 local commands = {}
@@ -46,8 +48,13 @@ end
 
 ---@async
 local function run(client, id, options, once)
+  local op = once and "probe" or "execute_command"
+  if profile.is_vm(client, id, op) then
+    if options.user then profile.require(client, id, "user", op) end
+    return run_in_vm(client, id, options, once)
+  end
   local call = {
-    op = once and "probe" or "execute_command",
+    op = op,
     operation = "exec",
     method = "POST",
     sandbox_id = id,
@@ -98,11 +105,12 @@ end
 ---Runs a shell command in a sandbox and returns what it wrote and its exit code;
 ---a code other than 0 is an answer, not an error. Raises `command_timeout` when
 ---it takes longer than `timeout`, `not_running` (or `oom`, `sandbox_timeout`,
----`image_pull`) when the sandbox cannot run it, `api` for the rest. Where the
----answer was lost the error says `outcome = "unknown"`: the command may have run.
+---`image_pull`) when the sandbox cannot run it, `unsupported` for `user` in a virtual
+---machine, `api` for the rest. Where the answer was lost the error says `outcome =
+---"unknown"`: the command may have run.
 ---@async
 ---@param target string|sbx.sandbox.Box
----@param command string  for the sandbox's `sh -c`
+---@param command string  for `sh -c` in a container, `bash -c` in a virtual machine
 ---@param options? sbx.sandbox.ExecOptions
 ---@return sbx.sandbox.Result
 function methods:execute_command(target, command, options)

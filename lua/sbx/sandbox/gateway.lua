@@ -14,8 +14,10 @@ local wire = require("sbx.sandbox.wire")
 local gateway = {}
 
 local MAX_REQUESTS = 1000 -- at once; each command holds one until it ends
-local INNER_PAUSES = { 1, 2, 4 } -- seconds, when the gateway is out of reach
-local OUTER_PAUSES = { 0.25, 0.5, 1 } -- when it answers that it is in trouble
+local PAUSES = {
+  inner = { 1, 2, 4 }, -- seconds, when the gateway is out of reach
+  outer = { 0.25, 0.5, 1 }, -- when it answers that it is in trouble
+}
 
 local trouble = { [500] = true, [502] = true, [503] = true, [504] = true, [524] = true }
 local dead = { TERMINATED = true, ERROR = true, TIMEOUT = true }
@@ -133,10 +135,10 @@ local function name_limit(call, err)
   return err
 end
 
-local function next_pause(state, name, pauses)
+local function next_pause(state, name)
   local used = state[name] + 1
   state[name] = used
-  return pauses[used]
+  return PAUSES[name][used]
 end
 
 -- What to do about a request without an answer: seconds to pause, or nil.
@@ -150,21 +152,21 @@ local function after_transport(client, call, state, err, cause)
     name_limit(call, err)
     if call.operation ~= "exec" then
       local again = call.timeout_kind == "api_timeout"
-      return again and next_pause(state, "inner", INNER_PAUSES), err
+      return again and next_pause(state, "inner"), err
     end
     local context = context_of(client, call.sandbox_id, call.op)
     if dead[context.status] then return nil, not_running(call, context, err) end
     return nil, err
   end
   local again = cause.retryable and (unsent or call.repeatable)
-  return again and next_pause(state, "inner", INNER_PAUSES), err
+  return again and next_pause(state, "inner"), err
 end
 
 ---@async
 local function after_conflict(client, call, state, err)
   if call.once then return nil, err end
   local context = context_of(client, call.sandbox_id, call.op)
-  if context.status == "RUNNING" then return next_pause(state, "outer", OUTER_PAUSES), err end
+  if context.status == "RUNNING" then return next_pause(state, "outer"), err end
   return nil, not_running(call, context, err)
 end
 
@@ -179,7 +181,7 @@ local function after_command_timeout(client, call, state, err)
     return nil, err
   end
   local again = call.repeat_408 and not call.once
-  return again and next_pause(state, "outer", OUTER_PAUSES), err
+  return again and next_pause(state, "outer"), err
 end
 
 -- What to do about an answer that is no success: seconds to pause, or nil, and
@@ -204,21 +206,12 @@ local function after_status(client, call, state, err)
     err.retryable = false
     return nil, err
   end
-  return not call.once and next_pause(state, "outer", OUTER_PAUSES), err
+  return not call.once and next_pause(state, "outer"), err
 end
 
 ---@async
 local function attempt(client, call, state)
   local token = client.tokens:get(call.sandbox_id, call.op)
-  if token.is_vm and call.operation == "exec" then
-    errors.raise({
-      kind = "usage",
-      op = call.op,
-      sandbox_id = call.sandbox_id,
-      message = ("%s %s: this sandbox is a virtual machine; commands run in containers only")
-        :format(call.op, call.sandbox_id),
-    })
-  end
   local response, cause = send(client, call, token)
   if cause then
     local err = failure.from_transport(call, cause)
@@ -265,5 +258,14 @@ function gateway.call(client, call)
     end
   end
 end
+
+-- For the calls of virtual machines, which fail in the same ways.
+gateway.dead = dead
+gateway.next_pause = next_pause
+gateway.context_of = context_of
+gateway.not_running = not_running
+gateway.gone = gone
+gateway.after_conflict = after_conflict
+gateway.after_command_timeout = after_command_timeout
 
 return gateway

@@ -6,6 +6,7 @@ local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
 local hash = require("sbx.hash")
 local json = require("sbx.json")
+local profile = require("sbx.sandbox.profile")
 local request = require("sbx.sandbox.request")
 local task = require("sbx.task")
 local throttle = require("sbx.sandbox.throttle")
@@ -123,6 +124,7 @@ end
 
 local function forget(client, id)
   client.tokens:evict(id)
+  profile.forget(client, id)
   client.owned:remove(id)
 end
 
