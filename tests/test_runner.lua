@@ -274,6 +274,13 @@ test("runner: fails a test that leaves a listener behind", function()
     "descriptors left behind: ", "(socket:")
 end)
 
+test("runner: fails a test that leaves a server running", function()
+  expect_failure([[
+    local server = require("sbx.core.server")
+    package.loaded.keep = server.listen({ host = "127.0.0.1", port = 0 })
+  ]], "handles left behind: ", "descriptors left behind: ")
+end)
+
 test("runner: fails a test that leaves a sandbox behind", function()
   expect_failure([[
     local server = require("sbx.local_server").start({})

@@ -2,6 +2,7 @@
 -- JUnit by Python's.
 
 local fs = require("sbx.fs")
+local host = require("sbx.core.host")
 local json = require("sbx.json")
 local process = require("sbx.process")
 local runner = require("runner_support")
@@ -92,18 +93,21 @@ end)
 test("tap: prove runs a suite and tells its failures", function()
   if process.run({ "sh", "-c", "command -v prove" }).code ~= 0 then skip("no prove here") end
   local folder <close> = fs.tmpdir({ prefix = "tap-" })
-  fs.write(folder.path .. "/good.tap", runner.run([[
+  local good, bad = folder.path .. "/test_good.lua", folder.path .. "/test_bad.lua"
+  fs.write(good, [[
     test("a", function() print("x") end)
     test("b", function() skip("why") end)
     test.todo("c")
-  ]], "--tap").stdout)
-  fs.write(folder.path .. "/bad.tap", runner.run(MIXED, "--tap").stdout)
-  local good = process.run({ "prove", "--exec", "cat", folder.path .. "/good.tap" })
-  assert(good.code == 0, good.stdout .. good.stderr)
-  test.contains(good.stdout, "Result: PASS")
-  local bad = process.run({ "prove", "--exec", "cat", folder.path .. "/bad.tap" })
-  assert(bad.code ~= 0)
-  test.contains(bad.stdout, "Failed 1/6 subtests")
+  ]])
+  fs.write(bad, MIXED)
+  local command = { "prove", "--exec", host.executable() .. " test --tap", good }
+  local result = process.run(command, { timeout = 30 })
+  assert(result.code == 0, result.stdout .. result.stderr)
+  test.contains(result.stdout, "Result: PASS")
+  command[5] = bad
+  result = process.run(command, { timeout = 30 })
+  assert(result.code ~= 0)
+  test.contains(result.stdout, "Failed 1/6 subtests")
 end)
 
 test("tap: a run without tests, one that fails fast and one that is interrupted", function()
@@ -129,7 +133,7 @@ test("tap: what a broken stdout makes of the run is not success", function()
   fs.write(folder.path .. "/test_a.lua", 'test("a", function() end)')
   for _, word in ipairs({ "--tap", "--verbose" }) do
     local result = process.run({ "sh", "-c", '"$0" test "$1" "$2" > /dev/full',
-      require("sbx.core.host").executable(), word, folder.path }, { timeout = 30 })
+      host.executable(), word, folder.path }, { timeout = 30 })
     assert(result.code ~= 0, word)
     test.contains(result.stderr, "No space left on device")
   end
@@ -206,13 +210,23 @@ test("junit: no byte that a test fails with breaks the document", function()
   test.equal(cases[2].inner[1].attributes.message, "\u{D7FF}\u{E000}\u{10FFFF}")
 end)
 
-test("junit: is written beside any other report, and after an interruption", function()
+test("junit: is written beside any other report, and when there is nothing in it", function()
   local result, text = runner.run_with_report('test("a", function() end)', "--tap")
   test.contains(result.stdout, "ok 1 - a\n1..1\n")
   test.equal(parse_xml(text).attributes.tests, "1")
   result, text = runner.run_with_report("")
   test.equal(result.code, 1)
   test.equal(parse_xml(text).attributes.tests, "0")
+end)
+
+test("junit: is written after an interruption, too", function()
+  local folder <close> = fs.tmpdir({ prefix = "junit-" })
+  local code = runner.interrupt([[
+    test("a", function() end)
+    test("b", function() print("ready") require("sbx.task").sleep(60) end)
+  ]], "ready", "--junit", folder.path .. "/report.xml")
+  test.equal(code, 130)
+  test.equal(parse_xml(fs.read(folder.path .. "/report.xml")).attributes.tests, "1")
 end)
 
 test("junit: a report that cannot be written fails the run", function()
