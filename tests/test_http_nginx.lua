@@ -64,6 +64,20 @@ test("http nginx: a slow upstream is read line by line through it", function()
   assert(count == 5 and came - first < task.now() - came)
 end)
 
+test("http nginx: a stream that pauses at once on a used connection gets all", function()
+  local dir <close> = fs.tmpdir()
+  fs.write(dir.path .. "/big", ("0123456789abcdef"):rep(1 << 17))
+  local server <close> = nginx.start(dir.path, [[
+    server { listen 127.0.0.1:@1; root @dir; location /ok { return 200 "ok"; } }
+  ]])
+  for i = 1, 60 do
+    assert(http.get(server.url .. "/ok").body == "ok")
+    local res <close> = http.stream("GET", server.url .. "/big", { decompress = i % 2 == 0 })
+    if i % 3 == 0 then task.sleep(0.002) end
+    assert(#res:all() == 1 << 21)
+  end
+end)
+
 test("http nginx: a rate limit slows the stream down and ends nothing", function()
   local dir <close> = fs.tmpdir()
   fs.write(dir.path .. "/text", TEXT:sub(1, 300000))
