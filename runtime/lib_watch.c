@@ -5,13 +5,16 @@
 
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <lauxlib.h>
 #include <stdalign.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/inotify.h>
 #include <unistd.h>
 
 #include "fs_job.h"
+#include "fs_listing.h"
 #include "fs_wait.h"
 #include "luax.h"
 #include "reactor.h"
@@ -84,20 +87,53 @@ static int f_new(lua_State *L) {
   return 1;
 }
 
-// Adding a folder
+// Adding folders
+
+enum {
+  NAMES = IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO,
+  CONTENT = NAMES | IN_CREATE | IN_MODIFY | IN_ATTRIB,
+  FOLDER = CONTENT | IN_DELETE_SELF | IN_MOVE_SELF,
+};
 
 typedef struct AddJob {
   FsJob job;
   Watcher *watcher;
   const char *path;
   uint32_t mask;
+  FsList *list;  // to be filled, or NULL
   int wd;
 } AddJob;
 
+static int add_watch(const AddJob *op, const char *path, uint32_t more) {
+  int wd = inotify_add_watch(op->watcher->fd, path,
+                             op->mask | more | IN_ONLYDIR | IN_EXCL_UNLINK);
+  return wd < 0 ? -errno : wd;
+}
+
 static int run_add(FsJob *job) {
   AddJob *op = (AddJob *)job;
-  op->wd = inotify_add_watch(op->watcher->fd, op->path, op->mask);
-  return op->wd < 0 ? -errno : 0;
+  op->wd = add_watch(op, op->path, 0);
+  return op->wd < 0 ? op->wd : 0;
+}
+
+// Watches and lists one and the same folder, whatever its path leads to by
+// then.
+static int run_folder(FsJob *job) {
+  AddJob *op = (AddJob *)job;
+  int fd =
+      fs_open_long(op->path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK);
+  if (fd < 0) return fd;
+  char opened[64];
+  (void)snprintf(opened, sizeof(opened), "/proc/self/fd/%d", fd);
+  op->wd = add_watch(op, opened, 0);
+  // Where there is no /proc, the path must do.
+  if (op->wd == -ENOENT) op->wd = add_watch(op, op->path, IN_DONT_FOLLOW);
+  int status = op->wd < 0 ? op->wd : 0;
+  if (status == 0 && op->list != NULL) {
+    status = fs_list_read(op->list, fd, false, &job->stop);
+  }
+  (void)close(fd);
+  return status;
 }
 
 static void over_add(FsJob *job) {
@@ -119,33 +155,40 @@ static int end_add(lua_State *L, int status, lua_KContext context) {
     return raise_error(L, op->job.wait.status, "watch %s", path);
   }
   lua_pushinteger(L, op->wd);
-  return 1;
+  if (op->list == NULL) return 1;
+  lua_pushvalue(L, -3);  // the listing, under the wait
+  return 2;
 }
 
-// add(path, what) → a number that events of the folder will carry, the same for
-// a folder that is watched already. What: "folder", what happens in it and to
-// it; "content", what happens in it; "names", what leaves it. Waits.
-static int f_add(lua_State *L) {
-  static const char *const names[] = {"folder", "content", "names", NULL};
-
-  enum {
-    NAMES = IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO,
-    CONTENT = NAMES | IN_CREATE | IN_MODIFY | IN_ATTRIB,
-  };
-
-  static const uint32_t masks[] = {CONTENT | IN_DELETE_SELF | IN_MOVE_SELF |
-                                       IN_EXCL_UNLINK | IN_DONT_FOLLOW,
-                                   CONTENT | IN_EXCL_UNLINK, NAMES};
-  Watcher *watcher = check_watcher(L);
-  const char *path = fs_check_path(L, 2);
-  int what = luaL_checkoption(L, 3, NULL, names);
-  AddJob *op = fs_job_new(L, sizeof(*op), run_add, "watch");
+static int start_add(lua_State *L, Watcher *watcher, uint32_t mask,
+                     FsList *list, int (*run)(FsJob *)) {
+  AddJob *op = fs_job_new(L, sizeof(*op), run, "watch");
   op->watcher = watcher;
-  op->path = path;
-  op->mask = masks[what] | IN_ONLYDIR;
+  op->path = lua_tostring(L, 2);
+  op->mask = mask;
+  op->list = list;
   op->job.over = over_add;
   watcher->adding++;
   return fs_job_yield(L, &op->job, end_add);
+}
+
+// beside(path, all) → a number that events of the folder will carry: of what
+// leaves it, or with `all` of all that happens in it. Waits.
+static int f_beside(lua_State *L) {
+  Watcher *watcher = check_watcher(L);
+  (void)fs_check_path(L, 2);
+  uint32_t mask = lua_toboolean(L, 3) ? CONTENT : NAMES;
+  return start_add(L, watcher, mask, NULL, run_add);
+}
+
+// folder(path, list) → the same, of what happens in it and to it; and with
+// `list` a Listing of what it held afterwards. The number is the same for a
+// folder that is watched already. Follows no link. Waits.
+static int f_folder(lua_State *L) {
+  Watcher *watcher = check_watcher(L);
+  (void)fs_check_path(L, 2);
+  FsList *list = lua_toboolean(L, 3) ? fs_listing_push(L) : NULL;
+  return start_add(L, watcher, FOLDER, list, run_folder);
 }
 
 // remove(wd): the folder's events end
@@ -276,8 +319,9 @@ static int f_close(lua_State *L) {
 }
 
 static const luaL_Reg methods[] = {
-    {"add",    f_add   },
+    {"beside", f_beside},
     {"close",  f_close },
+    {"folder", f_folder},
     {"ready",  f_ready },
     {"remove", f_remove},
     {"take",   f_take  },

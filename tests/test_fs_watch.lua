@@ -1,41 +1,11 @@
 local expect = dofile("tests/expect.lua")
 local fs = require("sbx.fs")
-local process = require("sbx.process")
+local run_support = dofile("tests/run_support.lua")
+local support = dofile("tests/watch_support.lua")
 local task = require("sbx.task")
 
--- Runs `fn(path)` with a fresh directory.
----@async
-local function with_dir(fn)
-  local dir <close> = fs.tmpdir()
-  return fn(dir.path)
-end
-
--- An event in one word: what happened, and where below `dir`.
-local function word(event, dir)
-  if not event then return "end" end
-  local function below(path)
-    assert(path:sub(1, #dir) == dir, path)
-    return path:sub(#dir + 2)
-  end
-  local text = event.kind .. ":" .. below(event.path) .. (event.is_dir and "/" or "")
-  return event.from and text .. "<" .. below(event.from) or text
-end
-
--- The words of all events up to one that matches, or of those of a while.
----@async
-local function words_until(watch, dir, last)
-  local words = {}
-  task.timeout(20, function()
-    repeat
-      words[#words + 1] = word(watch:wait(), dir)
-    until words[#words]:find(last)
-  end)
-  return table.concat(words, " ")
-end
-
-local function equal(got, wanted)
-  assert(got == wanted, ("got %s, not %s"):format(got, wanted))
-end
+local equal, overflow = support.equal, support.overflow
+local with_dir, words_until = support.with_dir, support.words_until
 
 test("fs.watch: tells what happens in a folder", function()
   with_dir(function(dir)
@@ -114,33 +84,6 @@ test("fs.watch: events is an iterator, and close ends it", function()
   end)
 end)
 
-test("fs.watch: a cancelled wait loses nothing", function()
-  with_dir(function(dir)
-    local watch <close> = fs.watch(dir, { recursive = true })
-    assert(not task.move_on(0.01, watch.wait, watch))
-    fs.mkdir(dir .. "/x/y/z", { parents = true })
-    fs.write(dir .. "/x/y/z/f", "")
-    local words = {}
-    -- Cancelled after so many turns, again and again, until all has come.
-    for turns = 0, 2000 do
-      local event
-      task.scope(function(scope)
-        scope:spawn(function()
-          event = watch:wait()
-        end)
-        for _ = 1, turns % 7 do
-          task.yield()
-        end
-        task.sleep(turns % 3 / 1000)
-        scope:cancel()
-      end)
-      if event then words[#words + 1] = word(event, dir) end
-      if #words == 4 then break end
-    end
-    equal(table.concat(words, " "), "create:x/ create:x/y/ create:x/y/z/ create:x/y/z/f")
-  end)
-end)
-
 test("fs.watch: the end of a folder ends it, also one that is still open", function()
   for _, options in ipairs({ {}, { recursive = true } }) do
     with_dir(function(dir)
@@ -191,114 +134,6 @@ test("fs.watch: one file, whatever a writer does with it", function()
     fs.mkdir(dir .. "/sub")
     fs.rename(dir .. "/new", dir .. "/sub/new")
     equal(words_until(third, dir, "end"), "delete:new end")
-  end)
-end)
-
-test("fs.watch recursive: folders that are there and folders that come", function()
-  with_dir(function(dir)
-    fs.mkdir(dir .. "/a/b", { parents = true })
-    fs.write(dir .. "/a/b/old", "")
-    local watch <close> = fs.watch(dir, { recursive = true })
-    fs.append(dir .. "/a/b/old", "x")
-    equal(words_until(watch, dir, "old"), "change:a/b/old")
-    fs.mkdir(dir .. "/new")
-    equal(words_until(watch, dir, "new"), "create:new/")
-    fs.write(dir .. "/new/f", "")
-    fs.mkdir(dir .. "/new/sub")
-    equal(words_until(watch, dir, "sub"), "create:new/f create:new/sub/")
-    fs.symlink(dir .. "/a", dir .. "/new/link")
-    fs.append(dir .. "/a/b/old", "x")
-    equal(words_until(watch, dir, "old"), "create:new/link change:a/b/old")
-  end)
-end)
-
--- Whatever is made while folders are being found is told of, and once.
-test("fs.watch recursive: no file is missed in folders that appear", { timeout = 120 }, function()
-  with_dir(function(dir)
-    local watch <close> = fs.watch(dir, { recursive = true })
-    local wanted = {}
-    for i = 0, 199 do
-      local folder = ("%s/%d/%d/%d"):format(dir, i % 3, i % 10, i)
-      for _, name in ipairs({ "x", "y" }) do
-        wanted[folder .. "/" .. name] = 1
-        folder = folder .. "/deep"
-      end
-    end
-    task.scope(function(scope)
-      scope:daemon(function()
-        process.run({ "sh", "-c", [[cd "$1" || exit
-          for i in $(seq 0 199); do
-            mkdir -p $((i % 3))/$((i % 10))/$i/deep
-            : >$((i % 3))/$((i % 10))/$i/x
-            : >$((i % 3))/$((i % 10))/$i/deep/y
-          done]], "sh", dir }, { check = true })
-      end)
-      while next(wanted) do
-        local event = task.timeout(30, watch.wait, watch)
-        if event.kind == "create" and not event.is_dir then
-          assert(wanted[event.path] == 1, event.path .. " came twice, or never was")
-          wanted[event.path] = nil
-        end
-        assert(event.kind ~= "overflow")
-      end
-    end)
-  end)
-end)
-
-test("fs.watch recursive: folders that move stay known, or are forgotten", function()
-  with_dir(function(outer)
-    local dir = outer .. "/tree"
-    fs.mkdir(dir .. "/a/b/c", { parents = true })
-    fs.mkdir(dir .. "/z")
-    local watch <close> = fs.watch(dir, { recursive = true })
-    fs.rename(dir .. "/a", dir .. "/z/n")
-    fs.write(dir .. "/z/n/b/c/f", "")
-    equal(words_until(watch, dir, "f$"), "rename:z/n/<a create:z/n/b/c/f")
-    fs.rename(dir .. "/z/n/b", outer .. "/b")
-    fs.write(outer .. "/b/c/unseen", "")
-    fs.write(dir .. "/seen", "")
-    equal(words_until(watch, dir, "seen"), "delete:z/n/b/ create:seen")
-    fs.rename(outer .. "/b", dir .. "/back")
-    equal(words_until(watch, dir, "unseen"),
-      "create:back/ create:back/c/ create:back/c/f create:back/c/unseen")
-    fs.write(dir .. "/back/c/f", "x")
-    equal(words_until(watch, dir, "f$"), "change:back/c/f")
-    fs.remove(dir .. "/back", { recursive = true })
-    fs.mkdir(dir .. "/back")
-    fs.write(dir .. "/back/f", "x")
-    equal(words_until(watch, dir, "back/f$"), "delete:back/c/f delete:back/c/unseen "
-      .. "delete:back/c/ delete:back/ create:back/ create:back/f")
-  end)
-end)
-
--- Fills the kernel's queue.
----@async
-local function overflow(dir)
-  local limit = tonumber(fs.read("/proc/sys/fs/inotify/max_queued_events"))
-  if limit > 100000 then skip("the kernel keeps too many events here") end
-  process.run({ "python3", "-c", [[
-import os, sys
-for i in range(int(sys.argv[2])):
-    name = sys.argv[1] + "/x" + str(i % 2)
-    os.close(os.open(name, os.O_CREAT | os.O_WRONLY))
-    os.unlink(name)]], dir, tostring(limit) }, { check = true })
-end
-
-test("fs.watch: events that were lost are owned up to", { timeout = 120 }, function()
-  with_dir(function(dir)
-    fs.mkdir(dir .. "/old")
-    local watch <close> = fs.watch(dir, { recursive = true })
-    overflow(dir)
-    fs.mkdir(dir .. "/new/sub", { parents = true })
-    fs.rename(dir .. "/old", dir .. "/new/old")
-    assert(words_until(watch, dir, "overflow"):find("^create:x0 delete:x0 create:x1"))
-    -- What was made meanwhile is watched by now.
-    fs.write(dir .. "/new/sub/f", "")
-    fs.write(dir .. "/new/old/f", "")
-    equal(words_until(watch, dir, "old/f"), "create:new/sub/f create:new/old/f")
-    overflow(dir)
-    fs.remove(dir, { recursive = true })
-    assert(words_until(watch, dir, "end"):find("delete:/ end$"))
   end)
 end)
 
@@ -392,5 +227,21 @@ test("fs.watch: more watches than the kernel allows is an error that says so", f
       watch:close()
     end
     assert(err.code == "EMFILE" and tostring(err):find("fs.inotify.max_user_instances", 1, true))
+  end)
+end)
+
+test("fs.watch: a program that only waits for it is not stuck, and ends", function()
+  with_dir(function(dir)
+    local run <close> = run_support.start({ "-e", [[
+      local fs, task = require("sbx.fs"), require("sbx.task")
+      local watch = fs.watch(arg[1])
+      local other = fs.watch(arg[1])
+      task.daemon(other.wait, other)
+      print("ready")
+      print(watch:wait().kind)]], dir })
+    run:await("stdout", "ready")
+    fs.write(dir .. "/f", "")
+    assert(run:finish() == 0, run.text.stderr)
+    equal(run.text.stdout, "ready\ncreate\n")
   end)
 end)

@@ -18,11 +18,20 @@ local Watcher = {}
 ---@return sbx.core.watch.Watcher
 function watch.new() end
 
+---Watches what leaves the folder, or with `all` all that happens in it.
 ---@async
 ---@param path string
----@param what "folder"|"content"|"names"  in and to it; in it; what leaves it
+---@param all boolean
+---@return integer wd
+function Watcher:beside(path, all) end
+
+---Watches what happens in the folder and to it. Follows no link.
+---@async
+---@param path string
+---@param list boolean
 ---@return integer wd  the same for a folder that is watched already
-function Watcher:add(path, what) end
+---@return sbx.core.tree.Listing|nil listing  with `list`: what it held afterwards
+function Watcher:folder(path, list) end
 
 ---@param wd integer
 function Watcher:remove(wd) end

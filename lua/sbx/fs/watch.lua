@@ -5,18 +5,24 @@
 -- then listed, so that whatever is made in it is told of, by the kernel or from
 -- the list. Beside what is watched its parent is watched too: only there the
 -- kernel says at once that a folder is gone which somebody still has open.
+--
+-- Events name a folder, and by the time it is looked for the name may be another
+-- one's. So a folder that was found counts only after all events up to then were
+-- read, if none of them moved it or what it is in; else it is looked for again.
 
 local check = require("sbx.check")
 local core = require("sbx.core.watch")
 local errors = require("sbx.errors")
+local event_queue = require("sbx.fs.event_queue")
 local fs_core = require("sbx.core.fs")
 local path = require("sbx.path")
 local task = require("sbx.task")
-local tree = require("sbx.core.tree")
 local turns = require("sbx.fs.turns")
+local watch_nodes = require("sbx.fs.watch_nodes")
 
 local ENOUGH = 1024 -- events kept here before the kernel is asked for more
 local SECOND_HALF = 0.02 -- seconds for the other half of a move
+local IN_A_ROW = 64 -- takes, until folders get their turn all the same
 
 ---@class sbx.fs.Event
 ---@field kind "create"|"change"|"delete"|"rename"|"overflow"
@@ -24,168 +30,181 @@ local SECOND_HALF = 0.02 -- seconds for the other half of a move
 ---@field from? string   of a rename: the old one
 ---@field is_dir? boolean
 
--- A folder that is watched. `listed` has the names that a list told of and the
--- kernel may tell of again.
----@class sbx.fs.Watch.Node
----@field wd integer
----@field parent? sbx.fs.Watch.Node  nil for the root
+-- A folder that is to be watched: `name` in `parent`, or the root. `quiet`: what it
+-- holds is no news. `missed`: where it was last looked for in vain.
+---@class sbx.fs.Watch.Item
+---@field parent? sbx.fs.Watch.Node
 ---@field name? string
----@field children table<string, sbx.fs.Watch.Node>
----@field listed? table<string, true>
+---@field quiet boolean
+---@field missed? string
 
 ---@class sbx.fs.Watch
 ---@field path string
 ---@field private core sbx.core.watch.Watcher
----@field private real string                 `path` without links
----@field private beside? integer             wd of the parent
+---@field private real string          `path` without links
+---@field private beside? integer      wd of the parent
 ---@field private is_file boolean
 ---@field private recursive boolean
 ---@field private on_error? async fun(err: any, path: string)
----@field private nodes table<integer, sbx.fs.Watch.Node>
----@field private root? sbx.fs.Watch.Node
----@field private queue sbx.fs.Event[]
----@field private first integer               of the queue
----@field private last integer
----@field private latest table<string, sbx.fs.Event>  the last event for a path, if queued
----@field private todo table[]                folders to watch: { parent, name, quiet }
----@field private listing? table              what a new folder holds: { node, list, quiet }
----@field private fresh sbx.fs.Watch.Node[]   nodes with `listed`
----@field private moved? table                the first half of a move
----@field private stale? table<integer, sbx.fs.Watch.Node>  after an overflow: the old nodes
----@field private breathe async fun()         many events may come without a wait
+---@field private nodes sbx.fs.Watch.Nodes
+---@field private queue sbx.fs.EventQueue
+---@field private todo sbx.fs.Watch.Item[]
+---@field private found? table         a folder that does not count yet, with its events
+---@field private listing? table       what a new folder holds, with its events
+---@field private fresh sbx.fs.Watch.Node[]  nodes with `listed`
+---@field private moved? table         the first half of a move
+---@field private stale? sbx.fs.Watch.Nodes  the old ones, while all is looked for again
+---@field private taken integer        takes since a folder was looked for
+---@field private breathe async fun()  many events may come without a wait
 ---@field private ended boolean
 ---@field private waiting boolean
+---@field private closed boolean
 local Watch = {}
 Watch.__index = Watch
 Watch.__name = "sbx.fs.Watch"
 
 local function path_of(self, node, name)
-  while node.parent do
-    name, node = node.name .. "/" .. name, node.parent
-  end
-  return path.join(self.path, name)
-end
-
--- ----------------------------------------------------------------- the queue
-
-local function push(self, event)
-  local latest = self.latest[event.path]
-  if event.kind == "change" and latest
-    and (latest.kind == "change" or latest.kind == "create") then
-    return
-  end
-  -- What is told of a path after that is about another file.
-  if event.is_dir and event.kind == "rename" then self.latest = {} end
-  if event.from then self.latest[event.from] = event end
-  self.latest[event.path] = event
-  self.last = self.last + 1
-  self.queue[self.last] = event
-end
-
-local function pop(self)
-  local event = self.queue[self.first]
-  self.queue[self.first] = nil
-  self.first = self.first + 1
-  for _, name in ipairs({ event.path, event.from }) do
-    if self.latest[name] == event then self.latest[name] = nil end
-  end
-  return event
-end
-
-local function queued(self)
-  return self.last - self.first + 1
+  return path.join(self.path, watch_nodes.below(node, name))
 end
 
 local function finish(self, event)
   if self.ended then return end
-  push(self, event or { kind = "delete", path = self.path, is_dir = not self.is_file })
+  self.queue:push(event or { kind = "delete", path = self.path, is_dir = not self.is_file })
   self.ended = true
-  self.todo, self.listing, self.stale = {}, nil, nil
-end
-
--- ------------------------------------------------------------- nodes of a tree
-
-local function attach(self, node, parent, name)
-  node.parent, node.name = parent, name
-  parent.children[name] = node
-  self.nodes[node.wd] = node
-end
-
-local function detach(node)
-  if node.parent and node.parent.children[node.name] == node then
-    node.parent.children[node.name] = nil
-  end
+  self.todo, self.found, self.listing, self.stale, self.moved = {}, nil, nil, nil, nil
 end
 
 -- A folder left the tree: its events, and those of all below, are not ours.
-local function forget(self, top)
-  detach(top)
-  local left = { top }
-  while #left > 0 do
-    local node = table.remove(left)
-    self.core:remove(node.wd)
-    self.nodes[node.wd] = nil
-    for _, child in pairs(node.children) do
-      left[#left + 1] = child
-    end
+local function forget(self, node)
+  for _, wd in ipairs(self.nodes:remove(node)) do
+    self.core:remove(wd)
   end
+end
+
+local function forget_child(self, node, name)
+  local child = node.children[name]
+  if child then forget(self, child) end
+end
+
+local function remember(self, node, name, quiet)
+  table.insert(self.todo, { parent = node, name = name, quiet = quiet })
+end
+
+-- An event about `name` in a folder.
+local function tell(self, kind, node, name, is_dir, from)
+  self.queue:push({ kind = kind, path = path_of(self, node, name), from = from, is_dir = is_dir })
 end
 
 -- ------------------------------------------------------- folders to be watched
 
+local vanished = { ENOENT = true, ENOTDIR = true, ELOOP = true }
+
+-- Looks for a folder and watches it. Done again after a cancellation it comes to
+-- the same end.
+---@async
+local function look_for(self, item)
+  local below = item.parent and watch_nodes.below(item.parent, item.name) or ""
+  local wd, list = self.core:folder(path.join(self.real, below), self.recursive)
+  self.found = { item = item, below = below, wd = wd, list = list, events = {} }
+end
+
 -- An unreadable folder, or one too many.
+---@async
 local function report(self, err, where)
   if not self.on_error then error(err, 0) end
   self.on_error(err, where)
 end
 
-local vanished = { ENOENT = true, ENOTDIR = true, ELOOP = true }
-
--- Watches and lists a folder. Done again after a cancellation it comes to the
--- same end.
----@async
-local function look_into(self, item)
-  local node = item.parent
-  local where = node and path_of(self, node, item.name) or self.path
-  local real = node and path.join(self.real, where:sub(#self.path + 1)) or self.real
-  local wd = self.core:add(real, "folder")
-  local known = self.nodes[wd]
-  if known then return where end
-  local list = self.recursive and tree.list(real, false, true)
-  local new = { wd = wd, children = {} }
-  if node then
-    attach(self, new, node, item.name)
-  else
-    self.root, self.nodes[wd] = new, new
-  end
-  if list then self.listing = { node = new, list = list, quiet = item.quiet } end
-end
-
 ---@async
 local function next_folder(self)
-  local item = self.todo[#self.todo]
-  local _, err = errors.try(look_into, self, item)
-  self.todo[#self.todo] = nil
-  if err == nil then return end
-  local gone = errors.is_error(err) and vanished[err.code]
+  local item = table.remove(self.todo)
+  local ok, err = pcall(look_for, self, item)
+  if ok then return end
+  local is_error = errors.is_error(err)
+  if is_error and err.kind == "cancelled" then
+    table.insert(self.todo, item)
+    error(err, 0)
+  end
+  local gone = is_error and vanished[err.code]
   if not item.parent then
-    -- The root: after an overflow it may be gone.
+    -- The root: when it is looked for again it may be gone.
     if gone and self.stale then return finish(self) end
     error(err, 0)
   end
-  if not gone then report(self, err, path_of(self, item.parent, item.name)) end
+  local where = path_of(self, item.parent, item.name)
+  if not gone then return report(self, err, where) end
+  -- It was removed, or moved: the events that are read next tell.
+  if item.missed == where then return end
+  item.missed = where
+  table.insert(self.todo, item)
 end
 
+-- The kernel has dropped events, or they made no sense: anything may have happened.
+-- All folders are looked for again, and only then is the script told.
+local function start_over(self)
+  self.stale = self.stale or self.nodes
+  self.nodes, self.todo, self.fresh = watch_nodes.new(), {}, {}
+  self.found, self.listing, self.moved = nil, nil, nil
+  if not self.is_file then self.todo = { { quiet = true } } end
+  -- What happened until now is covered by that.
+  for _ = 1, IN_A_ROW do
+    if #self.core:take() == 0 then break end
+  end
+end
+
+---@async
+local function end_starting_over(self)
+  if self.is_file then
+    local facts, err = errors.try(fs_core.lstat, self.real)
+    if not facts and errors.is_error(err) and vanished[err.code] then return finish(self) end
+  end
+  for wd in pairs(self.stale.by_wd) do
+    if not self.nodes.by_wd[wd] then self.core:remove(wd) end
+  end
+  self.stale = nil
+  self.queue:push({ kind = "overflow", path = self.path })
+end
+
+-- All events up to when the folder was found are read: whether it was the one that
+-- was looked for is known now.
+local function settle(self)
+  local found = self.found
+  local parent, name = found.item.parent, found.item.name
+  local known = self.nodes.by_wd[found.wd]
+  local expected = self.nodes.root
+  self.found = nil
+  if parent then
+    expected = parent.children[name]
+    local same = not found.touched and found.below == watch_nodes.below(parent, name)
+    if not self.nodes:has(parent) or not same then
+      if not known then self.core:remove(found.wd) end
+      if self.nodes:has(parent) then table.insert(self.todo, found.item) end
+      return
+    end
+  end
+  if known ~= expected then return start_over(self) end
+  if known then return end
+  local node = { wd = found.wd, children = {} }
+  self.nodes:attach(node, parent, name)
+  self.listing = { node = node, list = found.list, quiet = found.item.quiet, events = found.events }
+end
+
+local on_event
+
 -- Tells of what a new folder held when it was listed, and puts the folders among
--- it on the list of those to be watched.
+-- it on the list of those to be watched; then comes what happened in it since.
 ---@async
 local function take_listing(self)
   local listing = self.listing
   local node = listing.node
   for _ = 1, 64 do
-    local name, kind = listing.list:next()
-    if not name or self.nodes[node.wd] ~= node then
+    local name, kind
+    if listing.list then name, kind = listing.list:next() end
+    if not name then
       self.listing = nil
+      for _, event in ipairs(listing.events) do
+        on_event(self, event)
+      end
       return
     end
     if not listing.quiet then
@@ -194,13 +213,9 @@ local function take_listing(self)
         table.insert(self.fresh, node)
       end
       node.listed[name] = true
-      push(self, {
-        kind = "create", path = path_of(self, node, name), is_dir = kind == "directory",
-      })
+      tell(self, "create", node, name, kind == "directory")
     end
-    if kind == "directory" then
-      table.insert(self.todo, { parent = node, name = name, quiet = listing.quiet })
-    end
+    if kind == "directory" then remember(self, node, name, listing.quiet) end
   end
   self.breathe()
 end
@@ -213,11 +228,8 @@ local function flush_moved(self)
   self.moved = nil
   if not moved then return end
   if not moved.node then return finish(self) end
-  push(self, {
-    kind = "delete", path = path_of(self, moved.node, moved.name), is_dir = moved.is_dir,
-  })
-  local child = moved.node.children[moved.name]
-  if child then forget(self, child) end
+  tell(self, "delete", moved.node, moved.name, moved.is_dir)
+  forget_child(self, moved.node, moved.name)
 end
 
 local on_content = {}
@@ -227,25 +239,21 @@ function on_content.create(self, node, event)
     node.listed[event.name] = nil
     return
   end
-  push(self, {
-    kind = "create", path = path_of(self, node, event.name), is_dir = event.is_dir,
-  })
+  tell(self, "create", node, event.name, event.is_dir)
   if event.is_dir and self.recursive then
-    table.insert(self.todo, { parent = node, name = event.name, quiet = false })
+    forget_child(self, node, event.name) -- what it took the place of
+    remember(self, node, event.name, false)
   end
 end
 
 function on_content.change(self, node, event)
-  push(self, {
-    kind = "change", path = path_of(self, node, event.name), is_dir = event.is_dir,
-  })
+  tell(self, "change", node, event.name, event.is_dir)
 end
 
 function on_content.delete(self, node, event)
   if node.listed then node.listed[event.name] = nil end
-  push(self, {
-    kind = "delete", path = path_of(self, node, event.name), is_dir = event.is_dir,
-  })
+  tell(self, "delete", node, event.name, event.is_dir)
+  if event.is_dir then forget_child(self, node, event.name) end
 end
 
 on_content["from"] = function(self, node, event)
@@ -257,17 +265,14 @@ on_content["to"] = function(self, node, event)
   local moved = self.moved
   if not moved then return on_content.create(self, node, event) end
   self.moved = nil
-  push(self, {
-    kind = "rename", path = path_of(self, node, event.name),
-    from = path_of(self, moved.node, moved.name), is_dir = event.is_dir,
-  })
+  tell(self, "rename", node, event.name, event.is_dir, path_of(self, moved.node, moved.name))
   if not (event.is_dir and self.recursive) then return end
   local child = moved.node.children[moved.name]
+  forget_child(self, node, event.name) -- what it took the place of
   if child then
-    detach(child)
-    attach(self, child, node, event.name)
+    self.nodes:attach(child, node, event.name)
   else
-    table.insert(self.todo, { parent = node, name = event.name, quiet = false })
+    remember(self, node, event.name, false)
   end
 end
 
@@ -280,7 +285,6 @@ local function on_beside(self, event)
     if self.is_file then finish(self) end
   elseif event.kind == "to" and self.moved then
     local target = path.join(path.dirname(self.path), event.name)
-    self.moved = nil
     finish(self, { kind = "rename", path = target, from = self.path, is_dir = event.is_dir })
   elseif not mine then
     return
@@ -289,46 +293,37 @@ local function on_beside(self, event)
   elseif event.kind == "from" then
     self.moved = { cookie = event.cookie }
   elseif self.is_file then
-    push(self, { kind = "change", path = self.path, is_dir = false })
+    self.queue:push({ kind = "change", path = self.path, is_dir = false })
   end
 end
 
 -- Events of a watched folder itself.
 local function on_folder(self, node, event)
   if event.kind == "ignored" then
-    detach(node)
-    self.nodes[node.wd] = nil
+    self.nodes:detach(node)
+    self.nodes.by_wd[node.wd] = nil
   end
-  if node ~= self.root then return end
+  if node ~= self.nodes.root then return end
   if event.kind == "change" then
-    push(self, { kind = "change", path = self.path, is_dir = true })
+    self.queue:push({ kind = "change", path = self.path, is_dir = true })
   elseif event.kind ~= "moved" or not self.beside then
     finish(self)
   end
 end
 
--- The kernel has dropped events: anything may have happened. All folders are
--- looked for again, and only then is the script told.
-local function on_overflow(self)
-  self.stale = self.stale or self.nodes
-  self.nodes, self.todo, self.listing, self.moved, self.fresh = {}, {}, nil, nil, {}
-  if not self.is_file then self.todo = { { quiet = true } } end
+-- Events that come while a folder is being looked for: its own are for later, and
+-- those of its name say that it may be another one.
+local function on_found(self, event, node)
+  local found = self.found
+  if not node and event.wd == found.wd then
+    table.insert(found.events, event)
+  elseif node and node == found.item.parent and event.name == found.item.name then
+    found.touched = found.touched or event.kind ~= "change"
+  end
 end
 
----@async
-local function end_overflow(self)
-  if self.is_file then
-    local facts, err = errors.try(fs_core.lstat, self.real)
-    if not facts and errors.is_error(err) and vanished[err.code] then return finish(self) end
-  end
-  for wd in pairs(self.stale) do
-    if not self.nodes[wd] then self.core:remove(wd) end
-  end
-  self.stale = nil
-  push(self, { kind = "overflow", path = self.path })
-end
-
-local function on_event(self, event)
+function on_event(self, event)
+  if self.ended then return end
   local moved = self.moved
   local beside = event.wd == self.beside
   -- A move from the tree to the folder beside it is no rename in the tree.
@@ -336,9 +331,10 @@ local function on_event(self, event)
     and beside == (moved.node == nil)) then
     flush_moved(self)
   end
-  if event.kind == "overflow" then return on_overflow(self) end
+  if event.kind == "overflow" then return start_over(self) end
   if beside then return on_beside(self, event) end
-  local node = self.nodes[event.wd]
+  local node = self.nodes.by_wd[event.wd]
+  if self.found then on_found(self, event, node) end
   if not node then return end
   if event.name then
     local handler = on_content[event.kind]
@@ -352,7 +348,7 @@ end
 local function take(self)
   local events = self.core:take()
   for _, event in ipairs(events) do
-    if not self.ended then on_event(self, event) end
+    on_event(self, event)
   end
   if #events > 0 then return true end
   -- Nothing is under way: what a list told of will not be told of again.
@@ -363,10 +359,12 @@ local function take(self)
   return false
 end
 
----@async
-local function wait_for_more(self)
-  if not self.moved then return self.core:ready() end
-  if not task.move_on(SECOND_HALF, self.core.ready, self.core) then flush_moved(self) end
+-- The same, unless there is so much that no folder would ever be looked for.
+local function take_first(self)
+  local busy = self.found or #self.todo > 0
+  if busy and not self.moved and self.taken >= IN_A_ROW then return false end
+  self.taken = self.taken + 1
+  return take(self)
 end
 
 -- One step towards the next event. True when there is nothing left to do but to
@@ -375,12 +373,19 @@ end
 local function step(self)
   if self.listing then
     take_listing(self)
+  elseif take_first(self) then
+    return false
+  elseif self.moved then
+    if not task.move_on(SECOND_HALF, self.core.ready, self.core) then flush_moved(self) end
+  elseif self.found then
+    settle(self)
   elseif #self.todo > 0 then
+    self.taken = 0
     next_folder(self)
   elseif self.stale then
-    end_overflow(self)
+    end_starting_over(self)
   else
-    return not take(self)
+    return true
   end
   return false
 end
@@ -389,10 +394,10 @@ end
 local function next_event(self)
   self.breathe()
   while not self.closed do
-    if self.ended or queued(self) >= ENOUGH or step(self) then
-      if queued(self) > 0 then return pop(self) end
+    if self.ended or self.queue:count() >= ENOUGH or step(self) then
+      if self.queue:count() > 0 then return self.queue:pop() end
       if self.ended then return nil end
-      wait_for_more(self)
+      self.core:ready()
     end
   end
 end
@@ -435,8 +440,7 @@ check.methods(Watch, "watch")
 local function watch_beside(self)
   local parent = path.dirname(self.real)
   if parent == self.real then return end
-  local wd, err = errors.try(self.core.add, self.core, parent,
-    self.is_file and "content" or "names")
+  local wd, err = errors.try(self.core.beside, self.core, parent, self.is_file)
   if wd then
     self.beside = wd
   elseif self.is_file or not (errors.is_error(err) and err.code == "EACCES") then
@@ -452,7 +456,7 @@ local function begin(self)
     return
   end
   self.todo = { { quiet = true } }
-  while self.listing or #self.todo > 0 do
+  while self.listing or self.found or #self.todo > 0 do
     step(self)
   end
 end
@@ -470,7 +474,7 @@ function watch.new(root, options)
     core = core.new(), path = root:match("^(.*[^/])/*$") or "/", real = real,
     is_file = fs_core.stat(real).type ~= "directory",
     recursive = opts.recursive, on_error = opts.on_error,
-    nodes = {}, queue = {}, first = 1, last = 0, latest = {}, todo = {}, fresh = {},
+    nodes = watch_nodes.new(), queue = event_queue.new(), todo = {}, fresh = {}, taken = 0,
     breathe = turns.new(), ended = false, waiting = false, closed = false,
   }, Watch)
   local ok, err = pcall(begin, self)
