@@ -3,6 +3,7 @@
 local core = require("sbx.core.task")
 local errors = require("sbx.errors")
 local fs = require("sbx.fs")
+local http = require("sbx.http")
 local net = require("sbx.net")
 local process = require("sbx.process")
 local real = require("sbx.core.test")
@@ -164,6 +165,25 @@ test("clock: waits for what is real, and passes meanwhile", VIRTUAL, function()
   test.equal(result.stdout, "text")
   assert(task.now() - start < 60, "it has not jumped")
   ticks:cancel()
+end)
+
+test("clock: a connection that idles does not hold it up", VIRTUAL, function()
+  local listener = net.listen("127.0.0.1", 0)
+  local server = task.spawn(function()
+    local peer = listener:accept()
+    local head = ""
+    while not head:find("\r\n\r\n", 1, true) do
+      head = head .. peer:read()
+    end
+    peer:write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    return peer
+  end)
+  test.equal(http.get(("http://127.0.0.1:%d/"):format(listener.port)).body, "ok")
+  local _ <close> = server:join()
+  listener:close()
+  local start = real.now()
+  task.sleep(DAY)
+  assert(real.now() - start < 10)
 end)
 
 test("clock: a deadline ends what is real and takes too long", VIRTUAL, function()

@@ -166,6 +166,19 @@ end
 
 -- ------------------------------------------------------------------------ run
 
+local function list(tests)
+  local status = #tests > 0 and 0 or 1
+  for _, one in ipairs(tests) do
+    if one.broken then
+      complain(one.file .. ": " .. one.broken)
+      status = 1
+    else
+      to_stdout(one.name .. "\n")
+    end
+  end
+  return status
+end
+
 ---@async
 local function run_files(given, options)
   local files, problem = errors.try(discovery.files, given.path or {})
@@ -175,13 +188,7 @@ local function run_files(given, options)
   end
   discovery.load(files)
   local tests = select_tests(given)
-  if given.list then
-    for _, one in ipairs(tests) do
-      to_stdout(one.name .. "\n")
-    end
-    return #tests > 0 and 0 or 1
-  end
-
+  if given.list then return list(tests) end
   local reporters = reporters_of(given)
   local counts = runner.run(tests, options, reporters)
   local signal = host.signal()

@@ -1,5 +1,5 @@
--- Runs tests one after the other, each in a scope of its own: nothing of it goes
--- on when the next begins.
+-- Runs tests one after the other, each in a task and a scope of its own: nothing of
+-- it goes on when the next begins.
 
 local clocks = require("sbx.test.clock")
 local core = require("sbx.core.task")
@@ -155,6 +155,7 @@ local function run_once(one, seed, before)
   local ok, err = run_body(one, seed, state)
   registry.running = nil
   test_core.shuffle(nil)
+  if seed then math.randomseed() end
   clocks.restore()
   if host.signal() then return {}, nil, nil, before end
   local reason = not ok and skipping.reason_of(err)
