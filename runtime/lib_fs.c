@@ -84,6 +84,16 @@ static int f_rename(lua_State *L) {
   return fs_wait_suspend(L, op, status, end_two_paths);
 }
 
+// link(from, to): another name for the same file; follows no link
+static int f_link(lua_State *L) {
+  const char *from = fs_check_path(L, 1);
+  const char *to = fs_check_path(L, 2);
+  FsWait *op = fs_wait_new(L, 0, "link");
+  int status =
+      uv_fs_link(&reactor_of(L)->loop, &op->request, from, to, fs_on_done);
+  return fs_wait_suspend(L, op, status, end_two_paths);
+}
+
 // symlink(target, path)
 static int f_symlink(lua_State *L) {
   const char *target = fs_check_path(L, 1);
@@ -187,6 +197,7 @@ static const luaL_Reg functions[] = {
     {"chmod",    f_chmod   },
     {"cwd",      f_cwd     },
     {"homedir",  f_homedir },
+    {"link",     f_link    },
     {"lstat",    f_lstat   },
     {"mkdir",    f_mkdir   },
     {"mkdtemp",  f_mkdtemp },

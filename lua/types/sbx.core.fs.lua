@@ -19,6 +19,12 @@ function fs.cwd() end
 ---@return string
 function fs.homedir() end
 
+---Another name for the same file.
+---@async
+---@param from string
+---@param to string
+function fs.link(from, to) end
+
 ---@async
 ---@param path string
 ---@return sbx.fs.Facts facts  of a link itself
