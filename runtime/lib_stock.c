@@ -85,6 +85,39 @@ static int f_instead(lua_State *L) {
   return 1;
 }
 
+// The stock checks of the arguments; then the Lua function in the upvalue.
+static int call_implementation(lua_State *L) {
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  lua_callk(L, lua_gettop(L) - 1, LUA_MULTRET, 0, finish_slow);
+  return lua_gettop(L);
+}
+
+static int f_popen(lua_State *L) {
+  (void)luaL_checkstring(L, 1);
+  const char *mode = luaL_optstring(L, 2, "r");
+  luaL_argcheck(L, (mode[0] == 'r' || mode[0] == 'w') && !mode[1], 2,
+                "invalid mode");
+  return call_implementation(L);
+}
+
+static int f_execute(lua_State *L) {
+  (void)luaL_optstring(L, 1, NULL);
+  return call_implementation(L);
+}
+
+// commands(popen, execute) -> io.popen, os.execute: the same as C functions,
+// which check the arguments
+static int f_commands(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  luaL_checktype(L, 2, LUA_TFUNCTION);
+  lua_pushvalue(L, 1);
+  lua_pushcclosure(L, f_popen, 1);
+  lua_pushvalue(L, 2);
+  lua_pushcclosure(L, f_execute, 1);
+  return 2;
+}
+
 // push(): hands over what is buffered, as far as nobody has to wait
 static int f_push(lua_State *L) {
   slow_files_push(reactor_of(L)->slow_files, false);
@@ -117,6 +150,7 @@ static const luaL_Reg functions[] = {
     {"set_closer", f_set_closer},
     {"is_slow",    f_is_slow   },
     {"instead",    f_instead   },
+    {"commands",   f_commands  },
     {"push",       f_push      },
     {"drain",      f_drain     },
     {NULL,         NULL        },

@@ -28,8 +28,7 @@ static bool loses_closing_values(lua_State *L) {
       "  calls[1] = function() return i end\n"
       "  break\n"
       "end\n"
-      "local function after() return calls end\n"
-      "return after()\n";
+      "return (rawequal(calls, nil))\n";
   lua_State *co = lua_newthread(L);
   bool fails =
       luaL_loadstring(co, text) != LUA_OK || lua_pcall(co, 0, 0, 0) != LUA_OK;

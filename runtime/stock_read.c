@@ -172,8 +172,14 @@ static bool read_format(lua_State *L, Cursor *cursor, int format) {
     size_t count = (size_t)luaL_checkinteger(L, format);
     return count == 0 ? test_end(L, cursor) : read_count(L, cursor, count);
   }
-  const char *name = luaL_checkstring(L, format);
-  if (*name == '*') name++;
+  const char *name = lua_tostring(L, format);
+  if (name && *name == '*') name++;
+  if (!name || !*name || !strchr("nlLa", *name)) {
+    // What the formats before this one read is gone.
+    slow_file_take(cursor->file, cursor->at);
+    (void)luaL_checkstring(L, format);
+    return luaL_argerror(L, format, "invalid format");
+  }
   switch (*name) {
   case 'n':
     return read_number(L, cursor);
@@ -181,10 +187,8 @@ static bool read_format(lua_State *L, Cursor *cursor, int format) {
     return read_line(L, cursor, false);
   case 'L':
     return read_line(L, cursor, true);
-  case 'a':
-    return read_all(L, cursor);
   default:
-    return luaL_argerror(L, format, "invalid format");
+    return read_all(L, cursor);
   }
 }
 

@@ -56,12 +56,11 @@ function stock.install()
   dofile = core.instead(dofile, run_source)
   debug.debug = run_debugger
   -- Most scripts start no command: the module is loaded by the first that does.
-  function io.popen(...)
+  io.popen, os.execute = core.commands(function(...)
     return require("sbx.stock.command").popen(...)
-  end
-  function os.execute(...)
+  end, function(...)
     return require("sbx.stock.command").execute(...)
-  end
+  end)
 end
 
 return stock

@@ -1,0 +1,38 @@
+-- The standard input, given by the test: every format, then its end.
+
+local function show(...) print(select("#", ...), ...) end
+show(io.read())
+show(io.read("L"))
+show(io.read("n", "n"))
+show(io.read("l"))
+show(io.read(0))
+show(io.read(5, 3))
+show(io.read("l"))
+show(io.stdin:read("n"))
+show(io.stdin:read("n"))
+show(io.read("l"))
+show(pcall(io.read, "bad"))
+show(pcall(io.stdin.read, io.stdin, "l", "bad"))
+for a, b in io.lines(nil, 1, "l") do show(a, b) if a == "q" then break end end
+for l in io.stdin:lines("L") do io.write("<", l, ">") if l == "stop\n" then break end end
+show(io.read("n", "l"))
+show(io.read("l", "n", "l"))
+show(io.read(0))
+for l in io.lines() do io.write("[", l, "]") end
+print()
+show(io.read())
+show(io.read("a"))
+show(io.read(0))
+show(io.read("n"))
+show(io.read(3))
+show(io.read("L", "a"))
+show(io.read("a", "l"))
+show(io.lines()())
+show(io.stdin:lines()())
+show(io.type(io.stdin), io.input() == io.stdin)
+show(io.stdin:close())
+show(loadfile() and loadfile()())
+show(pcall(dofile))
+show(io.stdin:seek("cur") == nil or "seeks")
+show(io.stdin:setvbuf("no"))
+show(io.stdin:write("x") == nil, select(2, io.stdin:write("x")))
