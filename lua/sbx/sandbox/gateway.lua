@@ -14,6 +14,7 @@ local wire = require("sbx.sandbox.wire")
 local gateway = {}
 
 local MAX_REQUESTS = 1000 -- at once; each command holds one until it ends
+local MAX_REFUSAL = 64 * 1024 -- bytes of a streamed answer that tells of a failure
 local PAUSES = {
   inner = { 1, 2, 4 }, -- seconds, when the gateway is out of reach
   outer = { 0.25, 0.5, 1 }, -- when it answers that it is in trouble
@@ -28,7 +29,9 @@ local dead = { TERMINATED = true, ERROR = true, TIMEOUT = true }
 ---@field method string
 ---@field sandbox_id string
 ---@field query? string
----@field request? table  further options of sbx.http
+---@field request? table|fun(): table  further options of sbx.http; a function makes
+---  them anew for each attempt
+---@field stream? boolean  the answer is a stream: the caller reads the body and closes it
 ---@field timeout number  seconds for one attempt, all told
 ---@field limit number  seconds that the caller asked for, for messages
 ---@field timeout_kind string  error kind when that passes
@@ -96,6 +99,31 @@ local function gone(client, call, cause)
   return not_running(call, context, cause)
 end
 
+-- What `fn(...)` of sbx.http gives; a failure of the transport as nil and the error.
+---@async
+local function transmit(fn, ...)
+  local ok, response = pcall(fn, ...)
+  if ok then return response end
+  if not errors.is_error(response) or response.kind == "cancelled" then error(response, 0) end
+  return nil, response
+end
+
+-- An answer whose body the caller reads, unless it tells of a failure.
+---@async
+local function open_stream(...)
+  local response = http.stream(...)
+  if response.status >= 200 and response.status < 300 then return response end
+  local _ <close> = response
+  local parts, size = {}, 0
+  for bytes in response:chunks() do
+    parts[#parts + 1] = bytes
+    size = size + #bytes
+    if size > MAX_REFUSAL then break end
+  end
+  response.body = table.concat(parts)
+  return response
+end
+
 ---@async
 local function send(client, call, token)
   call.url = ("%s/%s%s"):format(token.base, call.operation, call.query or "")
@@ -111,7 +139,9 @@ local function send(client, call, token)
     group = "sandbox gateway",
     limit = MAX_REQUESTS,
   }
-  for name, value in pairs(call.request or {}) do
+  local given = call.request
+  if type(given) == "function" then given = given() end
+  for name, value in pairs(given or {}) do
     if name == "headers" then
       for header, text in pairs(value) do
         request.headers[header] = text
@@ -120,11 +150,7 @@ local function send(client, call, token)
       request[name] = value
     end
   end
-  local ok, response = pcall(http.request, call.method, call.url, request)
-  if ok then return response end
-  local err = response
-  if not errors.is_error(err) or err.kind == "cancelled" then error(err, 0) end
-  return nil, err
+  return transmit(call.stream and open_stream or http.request, call.method, call.url, request)
 end
 
 -- Says how long was allowed, which neither curl nor every server does.
@@ -261,6 +287,7 @@ end
 
 -- For the calls of virtual machines, which fail in the same ways.
 gateway.dead = dead
+gateway.name_limit = name_limit
 gateway.next_pause = next_pause
 gateway.context_of = context_of
 gateway.not_running = not_running
