@@ -184,7 +184,9 @@ local function after_transport(client, call, state, err, cause)
     if dead[context.status] then return nil, not_running(call, context, err) end
     return nil, err
   end
-  local again = cause.retryable and (unsent or call.repeatable)
+  -- sbx.http sends no iterator twice; a request that is made anew has a new one.
+  local renewed = type(call.request) == "function" and cause.code == "EOF"
+  local again = (cause.retryable or renewed) and (unsent or call.repeatable)
   return again and next_pause(state, "inner"), err
 end
 
