@@ -3,6 +3,7 @@
 
 local errors = require("sbx.errors")
 local json = require("sbx.json")
+local range = require("sbx.server.range")
 local reply = require("sbx.server.reply")
 local sandbox = require("sbx.server.sandbox")
 local text = require("sbx.server.text")
@@ -212,25 +213,39 @@ local function stat_file(agent, path, given)
   return stat
 end
 
--- Streams the file; the peer's pace is the agent's pace. Files without a size,
--- as in /proc, go out without a length. Sets `answer.started` with the first
--- byte and `answer.whole` when all that was announced went out.
+-- The window of the file that is asked for, and the head of the answer. Files
+-- without a size, as in /proc, go out whole and without a length.
+local function plan(request, stat)
+  local head = { ["Content-Type"] = "application/octet-stream" }
+  if stat.size == 0 then return { status = 200, head = head } end
+  head["Accept-Ranges"], head.ETag = "bytes", range.tag(stat)
+  local offset, length = range.wanted(request.headers, stat)
+  if offset == false then
+    reply.refuse_gateway(416, "range_not_satisfiable", ("the file has %d bytes"):format(stat.size),
+      nil, { ["Content-Range"] = ("bytes */%d"):format(stat.size) })
+  end
+  if not offset then return { status = 200, head = head, length = stat.size } end
+  head["Content-Range"] = ("bytes %d-%d/%d"):format(offset, offset + length - 1, stat.size)
+  return { status = 206, head = head, offset = offset, length = length }
+end
+
+-- Streams the file; the peer's pace is the agent's pace. Sets `answer.started`
+-- with the first byte and `answer.whole` when all that was announced went out.
 local function send_file(agent, request, path, given, answer)
-  local size = stat_file(agent, path, given).size
-  if size == 0 then size = nil end
+  local wanted = plan(request, stat_file(agent, path, given))
   local function start()
     if answer.started then return end
     answer.started = true
-    request:start(200, { ["Content-Type"] = "application/octet-stream" }, size)
+    request:start(wanted.status, wanted.head, wanted.length)
   end
-  local left = size or math.huge
+  local left = wanted.length or math.huge
   on_path(given, agent.get, agent, path, function(bytes)
     start()
     left = left - #bytes
     request:write(bytes)
-  end, { length = size })
+  end, { offset = wanted.offset, length = wanted.length })
   start()
-  answer.whole = left == 0 or size == nil
+  answer.whole = left == 0 or wanted.length == nil
 end
 
 function gateway.download(server, request, params)

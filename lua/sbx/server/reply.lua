@@ -27,13 +27,16 @@ end
 ---@param code string   short and stable, such as "file_not_found"
 ---@param message string
 ---@param more? table
-function reply.refuse_gateway(status, code, message, more)
+---@param headers? table<string, string>
+function reply.refuse_gateway(status, code, message, more, headers)
   message = text.valid_utf8(message) -- a path in it may hold any bytes
   local body = { error = code, message = message, code = status }
   for name, value in pairs(more or {}) do
     body[name] = value
   end
-  errors.raise { kind = "refused", message = message, status = status, body = body }
+  errors.raise {
+    kind = "refused", message = message, status = status, body = body, headers = headers,
+  }
 end
 
 ---Raises 422 for one field of a request's body or query.
