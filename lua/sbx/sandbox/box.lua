@@ -161,6 +161,29 @@ function Box:exec(command, options)
   return clients[self]:execute_command(self, command, options)
 end
 
+---Starts a process in a virtual machine; see `Client:open_process`.
+---@async
+---@param command string|string[]
+---@param options? sbx.sandbox.ProcessOptions
+---@return sbx.sandbox.Process
+function Box:open_process(command, options)
+  return clients[self]:open_process(self, command, options)
+end
+
+---@async
+---@param which string|integer  tag or pid
+---@param options? sbx.sandbox.AttachOptions
+---@return sbx.sandbox.Process
+function Box:attach_process(which, options)
+  return clients[self]:attach_process(self, which, options)
+end
+
+---@async
+---@return sbx.sandbox.ProcessInfo[]
+function Box:list_processes()
+  return clients[self]:list_processes(self)
+end
+
 ---@async
 ---@return string
 function Box:logs()

@@ -28,7 +28,9 @@ local Client = {}
 Client.__index = Client
 Client.__name = "sbx.sandbox.Client"
 
-for _, part in ipairs({ "lifecycle", "listing", "waiting", "commands", "files", "ports" }) do
+for _, part in ipairs({
+  "lifecycle", "listing", "waiting", "commands", "processes", "files", "ports",
+}) do
   for name, method in pairs(require("sbx.sandbox." .. part).methods) do
     Client[name] = method
   end

@@ -88,15 +88,13 @@ function encode_fields(schema, message)
   local parts = {}
   for _, field in ipairs(schema) do
     local value = message[field[2]]
-    if value == nil then
-      -- nothing to write
-    elseif field[3] == "map" then
-      put_map(parts, field, value)
+    if field[3] == "map" then
+      put_map(parts, field, value or {})
     elseif field.repeated then
-      for _, item in ipairs(value) do
+      for _, item in ipairs(value or {}) do
         put(parts, field, item)
       end
-    elseif is_written(field, value) then
+    elseif value ~= nil and is_written(field, value) then
       put(parts, field, value)
     end
   end

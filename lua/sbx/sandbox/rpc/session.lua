@@ -28,6 +28,9 @@ local unsure = {
 
 local may_pass = { aborted = true, deadline_exceeded = true, unavailable = true }
 
+-- The others have one answer.
+local streams = { Start = true, Connect = true }
+
 local schemas = {
   Start = { messages.StartRequest, messages.StartResponse },
   Connect = { messages.ConnectRequest, messages.ConnectResponse },
@@ -89,7 +92,7 @@ local function after_refusal(client, call, state, err)
   if err.status == 409 then
     err.outcome = nil -- a sandbox that does not run did not run it
     pause, err = gateway.after_conflict(client, call, state, err)
-  elseif starts and (code == "deadline_exceeded" or err.status == 408) then
+  elseif streams[call.rpc] and (code == "deadline_exceeded" or err.status == 408) then
     pause, err = gateway.after_command_timeout(client, call, state, err)
   elseif call.repeatable and may_pass[code] and not call.once then
     pause = gateway.next_pause(state, "outer")
@@ -104,7 +107,7 @@ local function after_loss(client, call, state, cause)
   local err = failure.from_transport(call, cause)
   if state.begun or not (unsent or call.repeatable) then err.outcome = "unknown" end
   if state.begun or not cause.retryable and not unsent then err.retryable = false end
-  if cause.kind == "timeout" and not unsent and call.rpc == "Start" then
+  if cause.kind == "timeout" and not unsent and streams[call.rpc] then
     local _, final = gateway.after_command_timeout(client, call, state, err)
     return final
   end
@@ -150,7 +153,7 @@ end
 -- ---------------------------------------------------------------------- calls
 
 local function prepare(client, call, token)
-  local streamed = call.rpc == "Start" or call.rpc == "Connect"
+  local streamed = streams[call.rpc]
   call.url = ("%s/%s/%s"):format(token.base, SERVICE, call.rpc)
   call.gateway = true
   call.token = token.token
@@ -194,7 +197,7 @@ end
 ---@param call sbx.sandbox.RpcCall  taken over
 ---@return table|sbx.sandbox.ConnectStream
 function session.call(client, call)
-  local perform = (call.rpc == "Start" or call.rpc == "Connect") and open or connect.unary
+  local perform = streams[call.rpc] and open or connect.unary
   local state = { inner = 0, outer = 0, renewed = false }
   local patience = throttle.new(call.once and 0 or client.throttle_timeout)
   local attempts = 0
