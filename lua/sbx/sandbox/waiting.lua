@@ -32,6 +32,9 @@ local not_yet = {
   [500] = true, [502] = true, [503] = true, [504] = true, [524] = true,
 }
 
+-- The same in the words of a virtual machine's command session.
+local passing_code = { aborted = true, unavailable = true }
+
 local passing_cause = { connect = true, dns = true, http = true, timeout = true }
 
 ---@class sbx.sandbox.WaitOptions
@@ -47,6 +50,7 @@ local function may_pass(err)
   if not errors.is_error(err) then return false end
   if err.error_type == "SANDBOX_NOT_FOUND" then return true end
   if err.kind == "command_timeout" or err.kind == "api_timeout" then return true end
+  if passing_code[err.code] then return true end
   if err.status then return not_yet[err.status] or false end
   return errors.is_error(err.cause) and passing_cause[err.cause.kind] or false
 end
