@@ -191,6 +191,8 @@ static int run(lua_State *L) {
 static void on_before_wait(uv_prepare_t *prepare) {
   Host *host = prepare->data;
   slow_files_push(&host->slow_files, false);
+  // A writer that this was enough for must not be slept over.
+  if (host->reactor.ready_first) uv_stop(prepare->loop);
   if (host->output_error == 0 && fflush(stdout) != 0)
     host->output_error = errno;
 }
