@@ -148,6 +148,7 @@ struct Transfer {
   struct Host *host;                      // whose slot this takes or waits for
   struct Name *name;                      // while resolving
   struct Line *line;                      // while active
+  struct Socket *socket;                  // of its connection, while active
   Transfer *previous, *next;              // of the pool's live transfers
   Transfer *queue_previous, *queue_next;  // of the host's or the name's queue
   char *scheme, *host_name;

@@ -46,9 +46,9 @@ typedef struct Socket {
   struct Host *host;  // of a connection, for the statistics
   int fd;
   int mask;        // what libuv watches for
+  Transfer *user;  // of HTTP/1: whose connection it is, NULL while it is idle
   Transfer *dial;  // whose connection it is once libcurl has let go of it
-  bool wanted;     // libcurl waits for events; else the connection is idle
-  bool paused;     // ... or its transfer is paused until its reader catches up
+  bool wanted;     // libcurl waits for events
   bool ours;       // we opened it, so we are told when it is closed
   bool fresh;      // ... unless it never became a connection: see is_closed
   dev_t device;
@@ -169,6 +169,9 @@ int on_socket(CURL *easy, curl_socket_t fd, int what, void *context,
 curl_socket_t on_open_socket(void *context, curlsocktype purpose,
                              struct curl_sockaddr *address);
 int on_close_socket(void *context, curl_socket_t fd);
+
+// The transfer has no more to do with its connection, which may be kept.
+void socket_release(Transfer *transfer);
 
 // Lets go of every descriptor, closed or not.
 void sockets_close(TransferPool *pool);

@@ -184,6 +184,7 @@ void line_stop(Transfer *transfer) {
   Line *line = transfer->line;
   Shard *shard = line->shard;
   transfer->line = NULL;
+  socket_release(transfer);
   // Also one of HTTP/2, unless it carries others. Those that come later must
   // not join them on a connection that swallows whatever it is given.
   (void)curl_easy_setopt(line->easy, CURLOPT_FORBID_REUSE, 1L);

@@ -28,21 +28,25 @@ static void spoil(const Socket *socket) {
   (void)shutdown(socket->fd, SHUT_RDWR);
 }
 
-static void on_poll(uv_poll_t *poll, int status, int events);
+// libcurl may take up an idle connection, send, find the answer there and pause
+// for a slow reader, all before it would have the connection watched: then
+// nobody has told us whose it is.
+static bool has_strangers(const Shard *shard) {
+  const Transfer *at = shard->pool->live;
+  while (at && !(at->receive_paused && !at->socket && at->line &&
+                 at->line->shard == shard))
+    at = at->next;
+  return at != NULL;
+}
 
-static void on_idle(Socket *socket, int events) {
-  const Shard *shard = socket->shard;
-  bool kept = socket->ours && !socket->paused && shard && !shard->http2 &&
-              !shard->dials;
-  if (kept && socket->mask && !(events & UV_READABLE)) {
-    // Left over from a request that was being sent.
-    socket->mask = UV_READABLE;
-    (void)uv_poll_start(&socket->poll, UV_READABLE, on_poll);
-    return;
-  }
+static void on_unwanted(Socket *socket, int events) {
   uv_poll_stop(&socket->poll);
   socket->mask = 0;
-  if (kept) spoil(socket);
+  const Shard *shard = socket->shard;
+  // A connection in use is only paused, or between two steps.
+  bool idle =
+      socket->ours && !socket->user && shard && !shard->http2 && !shard->dials;
+  if (idle && events & UV_READABLE && !has_strangers(shard)) spoil(socket);
 }
 
 static void on_poll(uv_poll_t *poll, int status, int events) {
@@ -59,7 +63,7 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
     return;
   }
   if (!socket->wanted || !socket->shard) {
-    on_idle(socket, events);
+    on_unwanted(socket, events);
     return;
   }
   int bits = (events & UV_READABLE ? CURL_CSELECT_IN : 0) |
@@ -93,6 +97,14 @@ static int reserve(TransferPool *pool, int fd) {
   return 0;
 }
 
+static void set_user(Socket *socket, Transfer *transfer) {
+  if (socket->user == transfer) return;
+  if (socket->user) socket->user->socket = NULL;
+  if (transfer && transfer->socket) transfer->socket->user = NULL;
+  if (transfer) transfer->socket = socket;
+  socket->user = transfer;
+}
+
 // Must precede the close of the descriptor where we hear of it: libuv aborts
 // when it is to watch one that is gone, and the number may be in use again at
 // once.
@@ -100,6 +112,7 @@ static void drop_socket(TransferPool *pool, Socket *socket) {
   pool->sockets[socket->fd] = NULL;
   uv_poll_stop(&socket->poll);
   if (socket->host) socket->host->connections--;
+  set_user(socket, NULL);
   uv_close((uv_handle_t *)&socket->poll, on_poll_closed);
 }
 
@@ -148,15 +161,12 @@ static Transfer *transfer_of(CURL *easy) {
   return line ? line->transfer : NULL;
 }
 
-static void unwatch(TransferPool *pool, Socket *socket, CURL *easy) {
+static void unwatch(TransferPool *pool, Socket *socket) {
   if (!socket->ours || is_closed(socket)) {
     // Nor do we hear more about the resolver's own pair of sockets.
     drop_socket(pool, socket);
     return;
   }
-  // Bytes on it are still for this transfer, whose reader is slow.
-  const Transfer *transfer = transfer_of(easy);
-  socket->paused = transfer && transfer->receive_paused;
   socket->wanted = false;
   uv_unref((uv_handle_t *)&socket->poll);  // an idle connection holds nobody
 }
@@ -170,7 +180,7 @@ int on_socket(CURL *easy, curl_socket_t fd, int what, void *context,
   Socket *socket =
       (size_t)fd < pool->socket_capacity ? pool->sockets[fd] : NULL;
   if (what == CURL_POLL_REMOVE) {
-    if (socket) unwatch(pool, socket, easy);
+    if (socket) unwatch(pool, socket);
     return 0;
   }
   int status = socket ? 0 : add_socket(pool, fd, &socket);
@@ -186,9 +196,20 @@ int on_socket(CURL *easy, curl_socket_t fd, int what, void *context,
     return 0;
   }
   socket->shard = shard;
+  if (socket->ours && !shard->http2) set_user(socket, transfer_of(easy));
   watch(socket, (what & CURL_POLL_IN ? UV_READABLE : 0) |
                     (what & CURL_POLL_OUT ? UV_WRITABLE : 0));
   return 0;
+}
+
+void socket_release(Transfer *transfer) {
+  Socket *socket = transfer->socket;
+  if (!socket) return;
+  set_user(socket, NULL);
+  if (socket->mask & UV_READABLE) return;
+  // What it was last watched for is no concern of an idle connection.
+  socket->mask = UV_READABLE;
+  (void)uv_poll_start(&socket->poll, UV_READABLE, on_poll);
 }
 
 curl_socket_t on_open_socket(void *context, curlsocktype purpose,
