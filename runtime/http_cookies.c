@@ -16,8 +16,8 @@ static const char TYPE[] = "sbx.http.cookies";
 
 enum {
   COOKIES_MOST = 1000,
-  COOKIES_KEPT = 700,   // once there are more than that
-  ANSWERS_MOST = 20,    // between two counts; libcurl takes 50 from each
+  COOKIES_KEPT = 700,  // once there are more than that
+  ANSWERS_MOST = 20,   // between two counts; libcurl takes 50 from each
 };
 
 typedef struct CookieJar {
