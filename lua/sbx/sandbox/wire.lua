@@ -129,9 +129,17 @@ local function is_unknown(err, cause)
   return err.status >= 500 or err.code == "BAD_ANSWER"
 end
 
+-- What the server may have done must not be torn away from its answer.
+---@async
+local function exchange(client, call)
+  call.sent = true
+  if not call.shield then return send(client, call) end
+  return task.shield(call.shield, send, client, call)
+end
+
 ---@async
 local function attempt(client, call)
-  local response, cause = send(client, call)
+  local response, cause = exchange(client, call)
   if cause then return nil, failure.from_transport(call, cause), cause end
   if response.status < 200 or response.status > 299 then
     return nil, failure.from_status(call, response)
@@ -168,6 +176,8 @@ end
 ---@field raise_429? boolean  a 429 is raised, not waited for
 ---@field even_closed? boolean  works on a closed client
 ---@field timeout? number  seconds for one attempt (default 30)
+---@field shield? number  seconds for which no cancellation cuts an attempt off
+---@field sent? boolean  set here: a request may have left this process
 
 ---Sends one call and returns the object in its answer. Raises an `api` error or
 ---one of its kinds; `outcome = "unknown"` on it says that a call which changes
