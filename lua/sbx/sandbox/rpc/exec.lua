@@ -7,7 +7,7 @@ local session = require("sbx.sandbox.rpc.session")
 
 local MAX_OUTPUT = 256 * 1024 * 1024 -- bytes of both streams
 local PIECE_COST = 64 -- bytes that a piece costs besides its own
-local DRAIN_SECONDS = 1
+local DRAIN_SECONDS = 0.25 -- for the connection to be used again
 local KILL_SECONDS = 5
 
 local function too_much(call)

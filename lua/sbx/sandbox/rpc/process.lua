@@ -45,7 +45,7 @@ local process = {}
 local GRACE = 5 -- seconds for the process to end after each signal
 local INPUT_SECONDS = 30
 local CONTROL_SECONDS = 10
-local DRAIN_SECONDS = 0.2
+local DRAIN_SECONDS = 0.25 -- for the connection to be used again
 local KILL_SECONDS = 5
 local PIECE = 256 * 1024 -- bytes written at once
 

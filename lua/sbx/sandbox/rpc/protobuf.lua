@@ -6,12 +6,15 @@
 -- a `oneof`, is written whenever it is not nil; any other one is left out when it
 -- has its type's default.
 --
--- What is decoded comes from a peer: lengths are checked, schemas nest no deeper
--- than they are written down, and broken input raises an error of kind `api`.
+-- What is decoded comes from a peer: lengths are checked, fields are counted, schemas
+-- nest no deeper than they are written down, and broken input raises an error of kind
+-- `api`.
 
 local errors = require("sbx.errors")
 
 local protobuf = {}
+
+local MAX_FIELDS = 200000 -- of a message and all in it
 
 local VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 
@@ -212,9 +215,13 @@ local function read_key(bytes, at, last)
   return key >> 3, key & 7, behind
 end
 
+local fields_left -- of the message that is being decoded
+
 function decode_fields(schema, bytes, at, last, message)
   local fields = fields_by_number(schema)
   while at <= last do
+    fields_left = fields_left - 1
+    if fields_left < 0 then broken("a message has too many fields") end
     local number, wire_type
     number, wire_type, at = read_key(bytes, at, last)
     local field = fields[number]
@@ -240,6 +247,7 @@ end
 ---@param bytes string
 ---@return table<string, any>
 function protobuf.decode(schema, bytes)
+  fields_left = MAX_FIELDS
   return decode_fields(schema, bytes, 1, #bytes, {})
 end
 
