@@ -172,11 +172,14 @@ int slow_file_push(SlowFile *file) {
 }
 
 int slow_file_push_all(SlowFile *file, size_t keep) {
+  // A signal that comes just before the poll does not interrupt it.
+  enum { LOOK_AGAIN = 200 };  // milliseconds
+
   // Held, so that it does not end meanwhile.
   file->holders++;
-  bool stopped = false;
-  while (slow_file_push(file) == 0 && file->out_count > keep && !stopped)
-    stopped = !is_ready(file, POLLOUT, -1) && *file->all->stop;
+  while (slow_file_push(file) == 0 && file->out_count > keep &&
+         !*file->all->stop)
+    (void)is_ready(file, POLLOUT, LOOK_AGAIN);
   int status = file->error;
   slow_file_drop(file);
   return status;

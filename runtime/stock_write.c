@@ -82,6 +82,11 @@ static int put_values(lua_State *L, const FileHandle *handle, int first,
   return status;
 }
 
+// How much may wait without a writer's waiting: more, if a script asked for it.
+static size_t backlog_of(const FileHandle *handle) {
+  return handle->buffer > SLOW_BACKLOG ? handle->buffer : SLOW_BACKLOG;
+}
+
 // ---- results
 
 // Raises what every failure of the standard output raises: a script that does
@@ -123,7 +128,7 @@ static int write_values(lua_State *L, const FileHandle *handle, int first,
   if (handle->number > 0) screen_before_output(L, handle->number);
   int status = handle->writes ? put_values(L, handle, first, last) : UV_EBADF;
   if (status != 0) return fail_write(L, handle, status);
-  return await_output(L, handle->slow, SLOW_BACKLOG, end_write);
+  return await_output(L, handle->slow, backlog_of(handle), end_write);
 }
 
 // ---- what Lua calls
@@ -211,7 +216,7 @@ int stock_write(lua_State *L, int number, const char *bytes, size_t size) {
       handle ? put(L, handle, bytes, size) : put_stdio(L, number, bytes, size);
   if (status != 0) return raise_broken(L, status, number);
   if (!handle) return 0;
-  return await_output(L, handle->slow, SLOW_BACKLOG, end_print);
+  return await_output(L, handle->slow, backlog_of(handle), end_print);
 }
 
 static int put_anywhere(lua_State *L, const FileHandle *handle,
@@ -235,5 +240,5 @@ int f_print(lua_State *L) {
   if (status == 0) status = put_anywhere(L, handle, "\n", 1);
   if (status != 0) return raise_broken(L, status, 1);
   if (!handle) return 0;
-  return await_output(L, handle->slow, SLOW_BACKLOG, end_print);
+  return await_output(L, handle->slow, backlog_of(handle), end_print);
 }

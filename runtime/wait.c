@@ -67,6 +67,9 @@ static int raise_unyieldable(lua_State *L, const char *what) {
                       "outside its callback",
                       what, name);
   }
+  // The coroutine of a task has nothing below it only while it is closed.
+  if (reactor_of(L)->current)
+    return luaL_error(L, "%s cannot wait inside coroutine.close", what);
   return luaL_error(L, "%s cannot wait here: not inside a task", what);
 }
 
