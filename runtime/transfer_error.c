@@ -122,6 +122,19 @@ static void explain_broken(Transfer *transfer, CURLcode code) {
   transfer->failure.transient = true;
 }
 
+// The peer went away before TLS had anything to say about it.
+static bool explain_broken_handshake(Transfer *transfer, CURLcode code) {
+  if (code != CURLE_SSL_CONNECT_ERROR ||
+      !strstr(words_of(transfer, code), "SSL_ERROR_SYSCALL"))
+    return false;
+  long error = 0;
+  (void)curl_easy_getinfo(transfer->line->easy, CURLINFO_OS_ERRNO, &error);
+  transfer_fail(transfer, "connect", error ? uv_err_name(-(int)error) : "EOF",
+                "connect", "the connection broke in the TLS handshake");
+  transfer->failure.transient = true;
+  return true;
+}
+
 static void explain_timeout(Transfer *transfer) {
   if (transfer->connect_timeout > 0)
     transfer_fail(transfer, "timeout", "ETIMEDOUT", "connect",
@@ -174,6 +187,7 @@ static void explain_failure(Transfer *transfer, CURLcode code) {
   case CURLE_SSL_ISSUER_ERROR:
   case CURLE_SSL_INVALIDCERTSTATUS:
   case CURLE_SSL_PINNEDPUBKEYNOTMATCH:
+    if (explain_broken_handshake(transfer, code)) break;
     transfer_fail(transfer, "tls", NULL, "connect", "%s",
                   words_of(transfer, code));
     break;
@@ -198,7 +212,7 @@ static void explain_failure(Transfer *transfer, CURLcode code) {
   case CURLE_BAD_CONTENT_ENCODING:
   case CURLE_WRITE_ERROR:  // of libcurl's decoder: ours note their reason
     transfer_fail(transfer, "http", "EPROTO", "receive",
-                  "the body cannot be decoded: %s", words_of(transfer, code));
+                  "the body is not what its Content-Encoding says");
     break;
   default:
     transfer_fail(transfer, "http", "EPROTO",
