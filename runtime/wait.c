@@ -42,6 +42,18 @@ static void push_function_name(lua_State *L, lua_Debug *ar) {
     lua_pushliteral(L, "a C function");
 }
 
+// Whether a wait may go through a call of the C function of this name. Then the
+// one in the way is further out.
+static bool suspends_well(const char *name) {
+  static const char *const names[] = {
+      "pcall",      "xpcall",           "error", "dofile", "loadfile",
+      "os.execute", "function 'close'",
+  };
+  for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+    if (strcmp(name, names[i]) == 0) return true;
+  return false;
+}
+
 // Raises the error of a wait in a place where the VM cannot suspend.
 static int raise_unyieldable(lua_State *L, const char *what) {
   lua_Debug ar;
@@ -56,9 +68,7 @@ static int raise_unyieldable(lua_State *L, const char *what) {
     if (strcmp(ar.what, "C") != 0) continue;
     push_function_name(L, &ar);
     const char *name = lua_tostring(L, -1);
-    // These suspend well; the one in the way is further out.
-    if (strcmp(name, "pcall") == 0 || strcmp(name, "xpcall") == 0 ||
-        strcmp(name, "error") == 0 || strcmp(name, "dofile") == 0) {
+    if (suspends_well(name)) {
       lua_pop(L, 1);
       continue;
     }
