@@ -105,6 +105,7 @@ end
 ---@field base_url string  without the `/api/v1`
 ---@field team_id fun(): string|nil
 ---@field user_id fun(): string|nil
+---@field is_local boolean  the private server of --local, which ends with the run
 ---@field proxy false|nil  false: none, whatever the environment says
 
 ---Resolves the settings of one client.
@@ -131,6 +132,7 @@ function config.load(given)
     base_url = checked_url(url),
     team_id = scope_id(given.team_id, "PRIME_TEAM_ID", file.team_id),
     user_id = scope_id(given.user_id, "PRIME_USER_ID", file.user_id),
+    is_local = server.url ~= nil and url == server.url,
     proxy = proxy_for(url, server),
   }
 end
