@@ -74,6 +74,17 @@ test("main: wrong usage is status 2, says what is wrong and where help is", func
   end
 end)
 
+test("main: a misspelt option or command is told what it may have been", function()
+  for word, guess in pairs({ ["--hlep"] = "--help", ["--lcal"] = "--local", serv = "serve",
+    ["--cleanup-timout"] = "--cleanup-timeout", verson = "version" }) do
+    local result = run({ word })
+    assert(result.code == 2, word)
+    has(result.stderr, "'" .. word .. "'")
+    has(result.stderr, "did you mean '" .. guess .. "'?")
+  end
+  has_not(run({ "--nonsense" }).stderr, "did you mean")
+end)
+
 test("main: runs a file, -e, and what stdin holds, each with its arguments", function()
   local code = "print(#arg, arg[1], ...)"
   with_script(code, function(path)
@@ -191,6 +202,53 @@ test("main: os.exit runs finalizers that wait, in every task", function()
   assert(result.code == 7 and result.stdout == "inner\nouter\ndeferred\n", result.stdout)
   assert(result.stderr == "", result.stderr)
   assert(run_code("os.exit()").code == 0 and run_code("os.exit(false)").code == 1)
+end)
+
+test("main: os.exit ends the script from anywhere, whatever catches errors there", function()
+  for _, code in ipairs({
+    "os.exit(9)", "pcall(os.exit, 9)", "while true do pcall(pcall, os.exit, 9) end",
+    "xpcall(os.exit, function(m) return m end, 9)",
+    "coroutine.wrap(function() pcall(os.exit, 9) print('no') end)()",
+    "local co = coroutine.create(os.exit) coroutine.resume(co, 9) print('no')",
+    "table.sort({ 3, 2, 1 }, function() os.exit(9) end)",
+    "string.gsub('x', '.', function() pcall(os.exit, 9) end)",
+    "setmetatable({}, { __gc = function() os.exit(9) end }) collectgarbage()",
+    "setmetatable({}, { __index = function() os.exit(9) end }).x()",
+    "local t = require('sbx.task') t.scope(function() t.spawn(function() os.exit(9) end) end)",
+    "local t = require('sbx.task') t.timeout(60, function() t.shield(9, os.exit, 9) end)",
+    "local t = require('sbx.task') t.spawn(t.sleep, 600) t.pspawn(os.exit, 9):pjoin()",
+    "package.preload.m = function() os.exit(9) end require('m')",
+    "debug.sethook(function() os.exit(9) end, 'l')\nprint()",
+  }) do
+    local result = run_code(
+      'local x <close> = setmetatable({}, { __close = function() io.stderr:write("closed") end })\n'
+      .. code .. "\nprint('still here')")
+    assert(result.code == 9, ("%s: %d %s"):format(code, result.code, result.stderr))
+    assert(not result.stdout:find("%a") and result.stderr == "closed", code .. result.stderr)
+  end
+end)
+
+test("main: os.exit while cleaning up changes the status and ends that finalizer only", function()
+  local result = run_code([[
+    local run, task = require("sbx.run"), require("sbx.task")
+    local function closing(name, fn)
+      return setmetatable({}, { __close = function() print(name) fn() print("no") end })
+    end
+    run.defer(function() task.sleep(0.01) print("last") end)
+    run.defer(function() print("deferred") os.exit(4) end)
+    local a <close> = setmetatable({}, { __close = function() task.sleep(0.01) print("a") end })
+    local b <close> = closing("b", function() os.exit(3) end)
+    os.exit(2)
+  ]])
+  assert(result.stdout == "b\na\ndeferred\nlast\n", result.stdout)
+  assert(result.code == 4 and result.stderr == "", result.stderr)
+end)
+
+test("main: os.exit checks its argument as stock Lua does", function()
+  local result = run_code("print(pcall(os.exit, 'soon')) print(pcall(os.exit, 1.5)) os.exit('7')")
+  assert(result.code == 7, result.code)
+  has(result.stdout, "number expected, got string")
+  has(result.stdout, "number has no integer representation")
 end)
 
 -- ----------------------------------------------------------------- the report
