@@ -1,7 +1,7 @@
 local expect = dofile("tests/expect.lua")
 local fs = require("sbx.fs")
 local run_support = dofile("tests/run_support.lua")
-local support = dofile("tests/watch_support.lua")
+local support = dofile("tests/fs_watch_support.lua")
 local task = require("sbx.task")
 
 local equal, overflow = support.equal, support.overflow

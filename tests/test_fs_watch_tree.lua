@@ -2,7 +2,7 @@
 
 local fs = require("sbx.fs")
 local process = require("sbx.process")
-local support = dofile("tests/watch_support.lua")
+local support = dofile("tests/fs_watch_support.lua")
 local task = require("sbx.task")
 
 local word = support.word

@@ -4,7 +4,7 @@
 local process = require("sbx.process")
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local task = require("sbx.task")
-local watch = dofile(here .. "watch_support.lua")
+local watch = dofile(here .. "leftover_support.lua")
 
 local scripts = here .. "../scripts/"
 

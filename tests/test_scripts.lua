@@ -7,7 +7,7 @@ local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local api = dofile(here .. "peers/api.lua")
 local support = dofile(here .. "run_support.lua")
 local task = require("sbx.task")
-local watch = dofile(here .. "watch_support.lua")
+local watch = dofile(here .. "leftover_support.lua")
 
 local scripts = here .. "../scripts/"
 

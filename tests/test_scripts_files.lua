@@ -10,7 +10,7 @@ local local_server = require("sbx.local_server")
 local run = require("sbx.run")
 local sandbox = require("sbx.sandbox")
 local support = dofile(here .. "run_support.lua")
-local watch = dofile(here .. "watch_support.lua")
+local watch = dofile(here .. "leftover_support.lua")
 
 local scripts = here .. "../scripts/"
 

@@ -8,7 +8,7 @@ local run = require("sbx.run")
 local sandbox = require("sbx.sandbox")
 local support = dofile(here .. "run_support.lua")
 local task = require("sbx.task")
-local watch = dofile(here .. "watch_support.lua")
+local watch = dofile(here .. "leftover_support.lua")
 
 local script = here .. "../scripts/long_job.lua"
 
