@@ -305,16 +305,24 @@ test("main: the report shows fields, causes and the errors of siblings", functio
   assert(occurrences(text, "on top") == 1, text)
 end)
 
-test("main: a deadlock is an error that shows every task", function()
+test("main: a deadlock is an error that shows every task and what it waits on", function()
   local text = expect_status([[
-    local task = require("sbx.task")
+    local task, sync = require("sbx.task"), require("sbx.sync")
+    local channel = require("sbx.channel").new()
+    local lock = sync.mutex("ledger")
     task.scope(function(scope)
       local a = task.waiter("the other half")
-      scope:spawn(function() a:wait() end)
-      scope:spawn(function() task.waiter("never"):wait() end)
+      local first = scope:spawn(function() a:wait() end)
+      scope:spawn(function() first:join() end)
+      scope:spawn(function() channel:receive() end)
+      scope:spawn(function() local held <close> = lock:lock() first:join() end)
+      scope:spawn(function() task.yield() local held <close> = lock:lock() end)
     end)
-  ]], 1, "deadlock: every task waits", "on the other half", "on never", "spawned at")
-  assert(text:find("\n%s+task %d+[^\n]*the other half"), text)
+  ]], 1, "deadlock: every task waits", "on the other half", "on receive from a channel",
+    "spawned at")
+  assert(text:find("\n%s+task %d+[^\n]*the other half at %(command line%):6,"), text)
+  assert(text:find("on the end of task %d+ at %(command line%):7,"), text)
+  assert(text:find("on lock 'ledger' held by task %d+ at %(command line%):10,"), text)
 end)
 
 -- --------------------------------------------------------------------- stdout

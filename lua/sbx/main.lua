@@ -156,7 +156,7 @@ return function(argv)
       return usage("'" .. todo.file .. "' is neither a script nor a command"
         .. nearest.hint(todo.file, verb_names()))
     end
-    return require(verb).run(todo.arguments)
+    return program.run_command(require(verb).run, todo.arguments)
   end
   return run_script(todo, argv)
 end

@@ -150,4 +150,19 @@ function program.run(is_local, fn, ...)
   return signal and 128 + signal or status
 end
 
+---Runs a command of this program: what signals mean to it is its own affair.
+---@async
+---@param fn async fun(arguments: string[]): integer
+---@param arguments string[]
+---@return integer  the exit status
+function program.run_command(fn, arguments)
+  host.observe(function(event, value)
+    if event == "tree" or event == "slow" then events[event](nil, value) end
+  end)
+  local ok, status = pcall(fn, arguments)
+  if host.exit_status() then return host.exit_status() end
+  if not ok then error(status, 0) end
+  return status
+end
+
 return program
