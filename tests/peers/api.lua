@@ -16,10 +16,15 @@ local log = require("sbx.log")
 local net = require("sbx.core.net")
 local run = require("sbx.run")
 local sandbox = require("sbx.sandbox")
+local state = require("sbx.sandbox.state")
 local task = require("sbx.task")
 local time = require("sbx.core.time")
 
 local api = { HANG = {}, KEY = "test-key-4711" }
+
+-- Tests leave nothing in the state folder of who runs them. One that is about it
+-- says `state.use(folder)`.
+state.use(false)
 
 local Server = {}
 Server.__index = Server
