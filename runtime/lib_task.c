@@ -220,6 +220,7 @@ static int f_open(lua_State *L) {
   scope_link(reactor, scope, task->scope, task);
   task->scope = scope;
   if (seconds >= 0) scope_set_deadline(scope, seconds);
+  if (scope->shielded && scope_program_ends(scope)) scope_bound_shield(scope);
 
   // Scopes nest by calls, and Lua bounds nested C calls at 200. A suspension
   // empties the C stack, so a deep recursion of scopes takes one now and then.

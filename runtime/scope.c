@@ -89,22 +89,29 @@ static void deliver_cancel(Task *task) {
   (void)wait_settle(wait, UV_ECANCELED);
 }
 
-// The program ends: what is shielded has the time that finalizers have, and no
-// longer.
-static void shorten_shield(Reactor *reactor, Scope *scope) {
+void scope_bound_shield(Scope *scope) {
+  Reactor *reactor = scope->owner->reactor;
   double now = timer_seconds(&reactor->schedule);
   double end = now + reactor->cleanup_seconds;
   if (!timer_armed(&scope->deadline) || (double)scope->deadline.at / 1e9 > end)
     scope_set_deadline(scope, reactor->cleanup_seconds);
 }
 
+bool scope_program_ends(const Scope *scope) {
+  const Scope *root = scope->owner->reactor->root;
+  if (!root || !root->cancelled) return false;
+  while (scope && scope != root)
+    scope = scope->parent;
+  return scope != NULL;
+}
+
 // Tells every task below `top` that must end, except what is shielded.
 static void deliver_below(Scope *top) {
-  Reactor *reactor = top->owner->reactor;
+  bool ends = scope_program_ends(top);
   Scope *at = top;
   while (at) {
     bool shielded = at != top && at->shielded;
-    if (shielded && top == reactor->root) shorten_shield(reactor, at);
+    if (shielded && ends) scope_bound_shield(at);
     // A task is told once: at the scope that it is in now.
     if (!shielded && at->owner->scope == at) deliver_cancel(at->owner);
     at = next_below(top, at, shielded);

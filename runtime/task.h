@@ -123,6 +123,11 @@ void scope_child_ended(Scope *scope, const Task *child);
 // Arms the deadline. The scope is cancelled by the run queue when it passes.
 void scope_set_deadline(Scope *scope, double seconds);
 
+// Whether what SIGINT and its like cancel is cancelled, and `scope` in it. Then
+// what is shielded has the time that finalizers have, and no longer.
+bool scope_program_ends(const Scope *scope);
+void scope_bound_shield(Scope *scope);
+
 // Pushes the `cancelled` error of a task that `source` cancelled.
 void push_cancelled(lua_State *L, const Scope *source);
 

@@ -101,6 +101,13 @@ test("signals: what is shielded has the time of finalizers, and no longer", func
   ]]
   expect(shielded:format("600"), "INT", 130, "closed\n", { "--cleanup-timeout", "0.1" })
   expect(shielded:format("0.05"), "INT", 130, "completed\nclosed\n", { "--cleanup-timeout", "20" })
+  -- Opened when the end has been told already.
+  expect([[
+    local x <close> = closing("closed")
+    ready()
+    pcall(task.sleep, 600)
+    task.shield(600, task.sleep, 600)
+  ]], "INT", 130, "closed\n", { "--cleanup-timeout", "0.1" })
 end)
 
 test("signals: a finalizer that hangs is cut off by --cleanup-timeout", function()
