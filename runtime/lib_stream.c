@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "luax.h"
 #include "reactor.h"
@@ -164,13 +165,29 @@ static int f_pair(lua_State *L) {
   return 2;
 }
 
-// open(fd): a stream on a duplicate of an open pipe or socket, such as the
-// standard input. The descriptor becomes non-blocking for all who share it.
+// A pipe or a terminal has a file description of its own made, so that being
+// non-blocking concerns nobody else, such as the shell that shares it. A socket
+// can only be duplicated.
+static int open_again(int fd) {
+  struct stat info;
+  int flags = fcntl(fd, F_GETFL);
+  if (flags >= 0 && fstat(fd, &info) == 0 && !S_ISSOCK(info.st_mode)) {
+    char path[32];
+    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    int own =
+        open(path, (flags & O_ACCMODE) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (own >= 0) return own;
+  }
+  return fcntl(fd, F_DUPFD_CLOEXEC, 3);
+}
+
+// open(fd): a stream on an open pipe, terminal or socket, such as the standard
+// input. A socket becomes non-blocking for all who share it.
 static int f_open(lua_State *L) {
   lua_Integer fd = luaL_checkinteger(L, 1);
   luaL_argcheck(L, fd >= 0 && fd < INT_MAX, 1, "not a descriptor");
   Stream **slot = stream_push(L);
-  int copy = fcntl((int)fd, F_DUPFD_CLOEXEC, 3);
+  int copy = open_again((int)fd);
   if (copy < 0) return raise_error(L, -errno, "open descriptor %d", (int)fd);
   char name[32];
   (void)snprintf(name, sizeof(name), "descriptor %d", (int)fd);

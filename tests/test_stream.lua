@@ -241,3 +241,20 @@ test("stream: one whose lines were read is collected and closed", function()
   collectgarbage()
   assert(left:read() == nil and right == nil)
 end)
+
+test("stream: opening a pipe or a terminal leaves its sharers' blocking alone", function()
+  local process = require("sbx.process")
+  local code = [[
+    local stream = require("sbx.core.stream").open(0)
+    print(stream:read(4))
+    stream:close()
+  ]]
+  for _, feed in ipairs({ 'printf "read"', 'mkfifo f; (printf "read"; sleep 0.3) > f & cat f' }) do
+    local dir <close> = require("sbx.fs").tmpdir({ prefix = "stream-" })
+    local script = feed .. ' | (cd /; "$0" -e "$1"; grep flags /proc/self/fdinfo/0)'
+    local result = process.run({ "sh", "-c", script, require("sbx.core.host").executable(), code },
+      { cwd = dir.path, timeout = 30 })
+    local flags = result.stdout:match("^read\nflags:%s*(%d+)\n$")
+    assert(flags and tonumber(flags, 8) & 0x800 == 0, result.stdout .. result.stderr)
+  end
+end)

@@ -11,8 +11,8 @@ local stream = {}
 ---@class sbx.Stream
 local Stream = {}
 
----A stream on a duplicate of an open pipe or socket, such as standard input. The
----descriptor becomes non-blocking for all who share it.
+---A stream on an open pipe, terminal or socket, such as standard input. A socket
+---becomes non-blocking for all who share it.
 ---@param fd integer
 ---@return sbx.Stream
 function stream.open(fd) end
