@@ -34,16 +34,18 @@ static int choose(lua_State *L) {
 static int f_pipe(lua_State *L) {
   const char *mode = luaL_checkstring(L, 1);
   bool reads = mode[0] == 'r';
+  FileHandle *handle = push_closed_handle(L, -1, mode);
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return raise_error(L, -errno, "popen");
   int ours = ends[reads ? 0 : 1];
   int theirs = ends[reads ? 1 : 0];
   (void)fcntl(ours, F_SETFL, O_NONBLOCK);
   FILE *stream = fdopen(ours, mode);
-  if (!stream || !push_slow_handle(L, stream, mode)) {
+  int status = stream ? open_handle(reactor_of(L), handle, stream) : -errno;
+  if (status != 0) {
     (void)(stream ? fclose(stream) : close(ours));
     (void)close(theirs);
-    return raise_error(L, UV_ENOMEM, "popen");
+    return raise_error(L, status, "popen");
   }
   lua_pushinteger(L, theirs);
   return 2;
@@ -64,15 +66,6 @@ static int f_set_closer(lua_State *L) {
   lua_settop(L, 2);
   lua_setiuservalue(L, 1, HANDLE_CLOSER);
   return 0;
-}
-
-// is_slow(path or file) -> whether reading it may wait
-static int f_is_slow(lua_State *L) {
-  if (lua_type(L, 1) == LUA_TSTRING)
-    lua_pushboolean(L, is_slow_path(lua_tostring(L, 1)));
-  else
-    lua_pushboolean(L, slow_handle(L, 1) != NULL);
-  return 1;
 }
 
 // instead(stock, slow) -> a function that calls `slow` if its first argument
@@ -148,7 +141,6 @@ static const luaL_Reg functions[] = {
     {"pipe",       f_pipe      },
     {"close_fd",   f_close_fd  },
     {"set_closer", f_set_closer},
-    {"is_slow",    f_is_slow   },
     {"instead",    f_instead   },
     {"commands",   f_commands  },
     {"push",       f_push      },

@@ -80,18 +80,14 @@ FileHandle *push_closed_handle(lua_State *L, int number, const char *mode) {
   return handle;
 }
 
-FileHandle *push_slow_handle(lua_State *L, FILE *stream, const char *mode) {
-  FileHandle *handle = push_closed_handle(L, -1, mode);
+int open_handle(Reactor *reactor, FileHandle *handle, FILE *stream) {
   int fd = fileno(stream);
+  handle->slow = slow_file_new(reactor->slow_files, stream, fd, false);
+  if (!handle->slow) return UV_ENOMEM;
   handle->by_line = isatty(fd);
-  handle->slow = slow_file_new(reactor_of(L)->slow_files, stream, fd, false);
-  if (!handle->slow) {
-    lua_pop(L, 1);
-    return NULL;
-  }
   handle->stock.f = stream;
   handle->stock.closef = close_foreign;
-  return handle;
+  return 0;
 }
 
 // ---- opening
@@ -124,21 +120,27 @@ static int open_flags(const char *mode) {
   return flags | (mode[0] == 'r' ? O_RDONLY : O_WRONLY);
 }
 
-// Opens without blocking and pushes the handle. Returns 0 or an error, among
-// them UV_ENXIO for a FIFO that nobody reads yet, and UV_EPERM for what cannot
-// be watched.
-static int try_open(lua_State *L, const char *path, const char *mode) {
+static int open_stream(Reactor *reactor, FileHandle *handle, const char *path,
+                       const char *mode) {
   int fd = open(path, open_flags(mode), 0666);
   if (fd < 0) return -errno;
   FILE *stream = NULL;
   int status = UV_EPERM;
-  if (slow_files_can_watch(reactor_of(L)->slow_files, fd)) {
+  if (slow_files_can_watch(reactor->slow_files, fd)) {
     stream = fdopen(fd, mode);
-    status = stream ? 0 : -errno;
+    status = stream ? open_handle(reactor, handle, stream) : -errno;
   }
-  if (status == 0 && !push_slow_handle(L, stream, mode)) status = UV_ENOMEM;
-  if (status == 0) return 0;
-  (void)(stream ? fclose(stream) : close(fd));
+  if (status != 0) (void)(stream ? fclose(stream) : close(fd));
+  return status;
+}
+
+// Opens without blocking and pushes the handle. Returns 0 or an error, among
+// them UV_ENXIO for a FIFO that nobody reads yet, and UV_EPERM for what cannot
+// be watched; then nothing is pushed.
+static int try_open(lua_State *L, const char *path, const char *mode) {
+  FileHandle *handle = push_closed_handle(L, -1, mode);
+  int status = open_stream(reactor_of(L), handle, path, mode);
+  if (status != 0) lua_pop(L, 1);
   return status;
 }
 

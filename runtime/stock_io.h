@@ -68,9 +68,8 @@ FileHandle *keep_if_slow(lua_State *L);
 // Pushes a handle in its closed state, with the buffering of a pipe.
 FileHandle *push_closed_handle(lua_State *L, int number, const char *mode);
 
-// Pushes a new handle for `stream`, which it owns. NULL, and nothing pushed,
-// when memory is short.
-FileHandle *push_slow_handle(lua_State *L, FILE *stream, const char *mode);
+// Opens a handle on `stream`, which it then owns. Returns 0 or UV_ENOMEM.
+int open_handle(Reactor *reactor, FileHandle *handle, FILE *stream);
 
 // Whether opening or using the file can take for ever.
 bool is_slow_kind(const struct stat *info);

@@ -26,16 +26,31 @@ function host.agent() end
 ---@param text string  at most about 1,000 bytes are kept
 function host.set_abandoned(text) end
 
----Calls `fn(event, value)` for "signal" (its name) and "deadlock" (returns the
----reason). It runs outside every task: it cannot wait.
----@param fn fun(event: "signal"|"deadlock", value: string|nil): string|nil
+---Calls `fn(event, value)` for "signal" (its name), "deadlock" (returns the reason),
+---"tree" (SIGQUIT) and "slow" (what held the loop). It runs outside every task, or
+---inside whichever a signal interrupted: it cannot wait.
+---@param fn fun(event: "signal"|"deadlock"|"tree"|"slow", value: string|nil): string|nil
 function host.observe(fn) end
 
 ---The number of the first signal of this run, if one came.
 ---@return integer|nil
 function host.signal() end
 
----Writes all of `bytes` through stdio; blocks when the reader is slow.
+---What os.exit was called with; nil before.
+---@return integer|nil
+function host.exit_status() end
+
+---The innermost line of the script that a task is in: "script.lua:12".
+---@param task sbx.Task
+---@return string|nil
+function host.place(task) end
+
+---The end of the run does not wait for whoever reads our output.
+function host.hurry() end
+
+---Writes like print. Waits while a slow reader has much to catch up with; where the
+---VM cannot suspend, it blocks.
+---@async
 ---@param fd 1|2
 ---@param bytes string
 function host.write(fd, bytes) end
