@@ -1,23 +1,19 @@
 -- Checks what callers pass. Misuse raises a plain string that names the culprit.
 
+local nearest = require("sbx.nearest")
+
 local check = {}
 
 -- Stands for "no default" in a table of defaults, where nil cannot.
 check.none = setmetatable({}, { __name = "none" })
 
-local function nearest(name, defaults)
-  -- The known name that shares the longest prefix: enough to catch a typo.
-  local best, score = nil, 2
-  for known in pairs(defaults) do
-    local same = 0
-    for i = 1, math.min(#known, #name) do
-      if known:byte(i) == name:byte(i) then same = same + 1 end
-    end
-    if same > score then
-      best, score = known, same
-    end
+local function names_of(defaults)
+  local names = {}
+  for name in pairs(defaults) do
+    names[#names + 1] = name
   end
-  return best
+  table.sort(names)
+  return names
 end
 
 ---Returns `given` completed by `defaults`, as a new table. A key that has no
@@ -38,8 +34,7 @@ function check.options(given, defaults, level)
   for name, value in pairs(given or {}) do
     if type(name) ~= "string" or defaults[name] == nil then
       local text = "unknown option '" .. tostring(name) .. "'"
-      local guess = type(name) == "string" and nearest(name, defaults)
-      if guess then text = text .. "; did you mean '" .. guess .. "'?" end
+      if type(name) == "string" then text = text .. nearest.hint(name, names_of(defaults)) end
       error(text, level)
     end
     options[name] = value

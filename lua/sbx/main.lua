@@ -3,7 +3,7 @@
 local core = require("sbx.core.task")
 local errors = require("sbx.errors")
 local host = require("sbx.core.host")
-local nearest = require("sbx.cli.nearest")
+local nearest = require("sbx.nearest")
 local program = require("sbx.cli.program")
 local stock = require("sbx.stock")
 

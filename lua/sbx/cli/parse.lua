@@ -3,7 +3,7 @@
 
 local fs = require("sbx.fs")
 local log = require("sbx.log")
-local nearest = require("sbx.cli.nearest")
+local nearest = require("sbx.nearest")
 local spec = require("sbx.cli.spec")
 local values = require("sbx.cli.values")
 

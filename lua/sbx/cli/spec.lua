@@ -1,7 +1,7 @@
 -- The description of a command line: finding its mistakes early, and the words
 -- under which its options are given.
 
-local nearest = require("sbx.cli.nearest")
+local nearest = require("sbx.nearest")
 local values = require("sbx.cli.values")
 
 local spec = {}
