@@ -132,6 +132,7 @@ end
 -- What the server may have done must not be torn away from its answer.
 ---@async
 local function exchange(client, call)
+  task.checkpoint() -- inside the shield nobody is told any more
   call.sent = true
   if not call.shield then return send(client, call) end
   return task.shield(call.shield, send, client, call)
@@ -177,7 +178,8 @@ end
 ---@field even_closed? boolean  works on a closed client
 ---@field timeout? number  seconds for one attempt (default 30)
 ---@field shield? number  seconds for which no cancellation cuts an attempt off
----@field sent? boolean  set here: a request may have left this process
+---@field sent? boolean  set here: a request may have reached the server, which did
+---not refuse it
 
 ---Sends one call and returns the object in its answer. Raises an `api` error or
 ---one of its kinds; `outcome = "unknown"` on it says that a call which changes
@@ -196,6 +198,7 @@ function wire.call(client, call)
     if answer then return answer, attempts end
     err.attempts = attempts
     unknown = unknown or is_unknown(err, cause)
+    call.sent = unknown
     if unknown and call.method ~= "GET" then err.outcome = "unknown" end
     if err.status == 429 then
       if call.raise_429 then error(err, 0) end
