@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "host.h"
@@ -31,7 +32,31 @@ static uint64_t clock_now(void) {
   return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
+// What this thread has used up to now: nanoseconds of the processor, and how
+// often it waited in the kernel.
+static void note_usage(uint64_t *computed, long *waits) {
+  struct rusage usage = {0};
+  (void)getrusage(RUSAGE_THREAD, &usage);
+  *computed =
+      (uint64_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000000 +
+      (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000;
+  *waits = usage.ru_nvcsw;
+}
+
+// Whether the step went on since the timer was armed, which was during the step
+// or at its beginning: it computed or was blocked, and did not just queue for a
+// processor on a busy machine.
+static bool made_progress(const Watchdog *dog, uint64_t now) {
+  uint64_t computed;
+  long waits;
+  note_usage(&computed, &waits);
+  return waits > dog->waits ||
+         (computed - dog->computed) * 2 > now - dog->armed_at;
+}
+
 static void arm_for(Watchdog *dog, uint64_t nanoseconds) {
+  dog->armed_at = clock_now();
+  note_usage(&dog->computed, &dog->waits);
   struct itimerspec when = {
       .it_value = {.tv_sec = (time_t)(nanoseconds / 1000000000),
                    .tv_nsec = (long)(nanoseconds % 1000000000)}
@@ -65,7 +90,7 @@ static void on_tick(int number, siginfo_t *info, void *context) {
     arm_for(dog, dog->limit);
   } else if (now < due) {
     arm_for(dog, due - now);
-  } else if (now > due + STANDSTILL) {
+  } else if (now > due + STANDSTILL || !made_progress(dog, now)) {
     dog->began = now;
     arm_for(dog, dog->limit);
   } else {

@@ -24,9 +24,11 @@ typedef struct Watchdog {
   volatile uint64_t began;         // when the step did
   volatile sig_atomic_t stepping;  // a task runs
   volatile sig_atomic_t armed;
-  volatile sig_atomic_t late;  // the step has passed the limit
-  bool looked;                 // for the place of a late step, which is
-  char place[PLACE_SIZE];      // this, or "" in the library's own steps
+  uint64_t armed_at, computed;  // when the timer was armed, and the thread's
+  long waits;                   // usage at that time
+  volatile sig_atomic_t late;   // the step has passed the limit
+  bool looked;                  // for the place of a late step, which is
+  char place[PLACE_SIZE];       // this, or "" in the library's own steps
 } Watchdog;
 
 // Makes the watchdog that the environment asks for: `*out` is NULL if none.
