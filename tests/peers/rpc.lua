@@ -152,11 +152,15 @@ end
 local function stream(call, found)
   local events <close> = channel.new(8)
   found.subscribers[events] = true
+  if not found.followed then
+    found.followed = true
+    call.server.started:send(found)
+  end
   local seconds = tonumber(call.headers["connect-timeout-ms"]) / 1000
   local deadline = task.now() + seconds
   local ok, err = pcall(function()
+    if call.server.on_started and call.server.on_started(found) then return end
     call:write(rpc.event({ start = { pid = found.pid } }), true)
-    if call.server.on_started then call.server.on_started(found) end
     while true do
       local left = math.max(0, deadline - task.now())
       local keepalive = math.min(left, call.server.keepalive)
@@ -190,11 +194,6 @@ function usual.Start(call, server)
   }, Process)
   server.processes[found.pid] = found
   server.last_process = found
-  -- Follows once the starter listens.
-  task.daemon(function()
-    while not next(found.subscribers) do task.yield() end
-    follow(found)
-  end)
   stream(call, found)
 end
 
@@ -295,6 +294,13 @@ function rpc.start(handlers, options)
   server.listener = http_server.listen({ host = "127.0.0.1", port = 0 })
   server.url = "http://127.0.0.1:" .. server.listener.port
   task.daemon(accept_all, server)
+  -- Processes outlive the calls that start them.
+  server.started = channel.new(1000)
+  task.daemon(function()
+    for _, found in server.started:items() do
+      task.daemon(follow, found)
+    end
+  end)
   return server
 end
 
@@ -326,6 +332,7 @@ function Server:__close()
   for _, found in pairs(self.processes) do
     found.child:kill_group("KILL")
   end
+  self.started:close()
   self.listener:close()
 end
 

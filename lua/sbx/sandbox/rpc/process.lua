@@ -272,13 +272,14 @@ end
 -- Ends the process: asks, then insists. True when it is known to be over.
 ---@async
 local function stop(self, grace)
-  for _, name in ipairs({ "TERM", "KILL" }) do
-    -- With a broken connection there is no end to wait for, and no use in asking.
-    if not self.sent[name] and not (self.failure and name == "TERM") then
+  -- With a broken connection there is no end to wait for, and no use in asking.
+  local at_once = self.failure or self.sent.KILL
+  for _, name in ipairs(at_once and { "KILL" } or { "TERM", "KILL" }) do
+    if not self.sent[name] then
       local ok, err = pcall(control, self, "close", "SendSignal", { signal = signals[name] },
         grace, true)
       if not ok and (has_ended(err) or err.kind == "not_running") then return true end
-      if ok and self.failure and name == "KILL" then return true end
+      if ok and self.failure then return true end
     end
     if not self.failure then task.move_on(grace, await_end, self) end
     if self.result then return true end
