@@ -65,6 +65,10 @@ static void resume(Transfer *transfer) {
   int pause = (transfer->receive_paused ? CURLPAUSE_RECV : 0) |
               (is_starved(transfer) ? CURLPAUSE_SEND : 0);
   Line *line = transfer->line;
+  // A part of a multipart body that had nothing to give stays so for libcurl
+  // until a pause ends, also where it has not come to pausing yet.
+  if (transfer->part_count > 0 && !(pause & CURLPAUSE_SEND))
+    (void)curl_easy_pause(line->easy, pause | CURLPAUSE_SEND);
   CURLcode code = curl_easy_pause(line->easy, pause);
   // The other code: between two connections there is nothing to pause.
   if (code != CURLE_OK && code != CURLE_BAD_FUNCTION_ARGUMENT) {
