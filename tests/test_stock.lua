@@ -28,7 +28,11 @@ end
 
 ---@async
 local function run(interpreter, words, options)
-  local env = { SBXLUA_SLOW_STEP = "0", LUA_PATH = false, LUA_INIT = false, LANG = "C" }
+  local env = {
+    SBXLUA_SLOW_STEP = "0", LUA_PATH = false, LUA_INIT = false, LANG = "C",
+    -- Some programs ask for more memory than there is.
+    ASAN_OPTIONS = (os.getenv("ASAN_OPTIONS") or "") .. ":allocator_may_return_null=1",
+  }
   for name, value in pairs(options and options.env or {}) do
     env[name] = value
   end
