@@ -183,7 +183,7 @@ static int finish_message(FrameParser *parser, FrameEvent *event) {
   return 1;
 }
 
-// The frame is complete. Returns as frame_next does; 0: a message goes on.
+// The frame is complete. Returns as frame_parse does; 0: a message goes on.
 static int close_frame(FrameParser *parser, FrameEvent *event) {
   int opcode = parser->head[0] & 0x0F;
   bool last = parser->head[0] & 0x80;
@@ -196,8 +196,8 @@ static int close_frame(FrameParser *parser, FrameEvent *event) {
   return last ? finish_message(parser, event) : 0;
 }
 
-int frame_next(FrameParser *parser, const uint8_t **bytes, size_t *size,
-               FrameEvent *event) {
+int frame_parse(FrameParser *parser, const uint8_t **bytes, size_t *size,
+                FrameEvent *event) {
   for (;;) {
     if (!parser->in_payload) {
       if (!take_head(parser, bytes, size)) return 0;

@@ -64,15 +64,15 @@ typedef struct FrameParser {
   uint8_t control[CONTROL_MOST];
   size_t control_size;
   int close_code;       // of a breach: what to tell the peer
-  const char *problem;  // static text, once frame_next has returned -1
+  const char *problem;  // static text, once frame_parse has returned -1
 } FrameParser;
 
 // Reads from `*bytes` and moves it on. Returns 1 with an event, 0 when all is
 // read, -1 at a breach of the protocol or without memory (close_code is 0
 // then); after that it must not be called again. Memory is taken for bytes that
 // have come, never for those that a head promises.
-int frame_next(FrameParser *parser, const uint8_t **bytes, size_t *size,
-               FrameEvent *event);
+int frame_parse(FrameParser *parser, const uint8_t **bytes, size_t *size,
+                FrameEvent *event);
 
 void frame_parser_free(FrameParser *parser);
 

@@ -98,7 +98,7 @@ void websocket_feed(Websocket *socket, const uint8_t *bytes, size_t size) {
   int got = 0;
   FrameEvent event;
   while (socket->dial && !socket->close_received &&
-         (got = frame_next(&socket->parser, &bytes, &size, &event)) > 0)
+         (got = frame_parse(&socket->parser, &bytes, &size, &event)) > 0)
     take_event(socket, &event);
   if (got < 0) refuse(socket);
 }

@@ -41,7 +41,7 @@ static void parse(const uint8_t *data, size_t size) {
     at += count;
     const uint8_t *bytes = copy;
     FrameEvent event;
-    while ((got = frame_next(&parser, &bytes, &count, &event)) > 0)
+    while ((got = frame_parse(&parser, &bytes, &count, &event)) > 0)
       take(&event);
     if (got == 0 && count != 0) abort();
     if (got < 0 && !parser.problem) abort();
@@ -70,7 +70,7 @@ static void round_trip(const uint8_t *data, size_t size) {
   FrameEvent event;
   const uint8_t *bytes = frame;
   size_t left = head_size - 4 + size;
-  if (frame_next(&parser, &bytes, &left, &event) != 1 || left != 0) abort();
+  if (frame_parse(&parser, &bytes, &left, &event) != 1 || left != 0) abort();
   if (event.opcode != FRAME_BINARY || event.size != size) abort();
   if (size > 0 && memcmp(event.data, data, size) != 0) abort();
   free(event.data);
