@@ -107,8 +107,7 @@ static int f_task_wait(lua_State *L) {
     return push_outcome(L, task);
   }
   op->target = task;
-  op->wait.next_joiner = task->joiners;
-  task->joiners = &op->wait;
+  task_add_joiner(task, &op->wait);
   return wait_yield(L, &op->wait, end_join);
 }
 

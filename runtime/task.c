@@ -28,12 +28,24 @@ static void push_task(lua_State *L, Task *task) {
   lua_rawgetp(L, LUA_REGISTRYINDEX, task);
 }
 
+void task_add_joiner(Task *task, Wait *wait) {
+  wait->previous_joiner = task->last_joiner;
+  if (task->last_joiner)
+    task->last_joiner->next_joiner = wait;
+  else
+    task->joiners = wait;
+  task->last_joiner = wait;
+}
+
 void task_drop_joiner(Task *task, Wait *wait) {
-  for (Wait **at = &task->joiners; *at; at = &(*at)->next_joiner) {
-    if (*at != wait) continue;
-    *at = wait->next_joiner;
-    return;
-  }
+  if (wait->previous_joiner)
+    wait->previous_joiner->next_joiner = wait->next_joiner;
+  else
+    task->joiners = wait->next_joiner;
+  if (wait->next_joiner)
+    wait->next_joiner->previous_joiner = wait->previous_joiner;
+  else
+    task->last_joiner = wait->previous_joiner;
 }
 
 // Whether the error on top of the stack is this task's own cancellation.
@@ -171,7 +183,12 @@ static int finish_children(lua_State *L, int status, lua_KContext context) {
 static int end_body(lua_State *L, int status, lua_KContext context) {
   Task *task = task_current(L);
   if (status == LUA_YIELD) status = LUA_OK;
-  luaL_checkstack(L, 8, "too many results");
+  // Nothing here may raise: the task's own tasks would be left to nobody.
+  if (!lua_checkstack(L, 8)) {
+    lua_settop(L, 1);
+    lua_pushliteral(L, "too many results");
+    status = LUA_ERRRUN;
+  }
   // The message handler at 1 makes room for the status.
   lua_pushinteger(L, status);
   lua_replace(L, 1);

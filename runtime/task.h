@@ -66,12 +66,12 @@ struct Task {
   Task *next;     // in the ready queue
   Task *next_overdue;
   Task *live_next, *live_previous;
-  Wait *wait;     // what it is suspended on, else NULL
-  Wait *joiners;  // tasks that wait for its end
-  Scope *scope;   // innermost open scope; &own at first
-  Timer cleanup;  // ends the patience with its finalizers
-  double born;    // monotonic seconds
-  int arguments;  // for the first resume
+  Wait *wait;                   // what it is suspended on, else NULL
+  Wait *joiners, *last_joiner;  // tasks that wait for its end, in their order
+  Scope *scope;                 // innermost open scope; &own at first
+  Timer cleanup;                // ends the patience with its finalizers
+  double born;                  // monotonic seconds
+  int arguments;                // for the first resume
   TaskState state;
   TaskResult result;
   bool protect;  // a failure is delivered by join and harms nobody else
@@ -158,7 +158,8 @@ bool task_loop(lua_State *L, Task *task);
 // end it.
 int task_await_children(lua_State *L, Scope *scope, lua_KFunction then);
 
-// Removes a waiting joiner (used by its close).
+// Adds a waiting joiner, and removes one (used by its close).
+void task_add_joiner(Task *task, Wait *wait);
 void task_drop_joiner(Task *task, Wait *wait);
 
 // The running task, or NULL.

@@ -28,7 +28,8 @@ struct Wait {
   lua_KFunction end;          // turns the outcome into Lua values
   const char *what;           // for people: "sleep"; static text
   Wait *next_joiner;          // among those that wait for one task's end
-  int status;                 // once settled: 0 or a libuv error
+  Wait *previous_joiner;
+  int status;  // once settled: 0 or a libuv error
   bool settled;
   bool done;
   bool shielded;  // a cancel does not settle it
