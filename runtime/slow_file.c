@@ -147,7 +147,7 @@ static void wake_writers(SlowFile *file) {
   }
 }
 
-int slow_file_push(SlowFile *file) {
+static int hand_over(SlowFile *file) {
   int status = 0;
   file->tried = file->appended;
   while (file->out_count > 0 && status == 0)
@@ -163,11 +163,17 @@ int slow_file_push(SlowFile *file) {
     file->out_first = file->out_size = 0;
   }
   wake_writers(file);
-  status = file->error;
-  if (file->holders == 0 && file->out_count == 0)
-    slow_file_end(file);
-  else
-    slow_file_watch(file);
+  slow_file_watch(file);
+  return file->error;
+}
+
+static void end_if_done(SlowFile *file) {
+  if (file->holders == 0 && file->out_count == 0) slow_file_end(file);
+}
+
+int slow_file_push(SlowFile *file) {
+  int status = hand_over(file);
+  end_if_done(file);
   return status;
 }
 
@@ -175,13 +181,12 @@ int slow_file_push_all(SlowFile *file, size_t keep) {
   // A signal that comes just before the poll does not interrupt it.
   enum { LOOK_AGAIN = 200 };  // milliseconds
 
-  // Held, so that it does not end meanwhile.
-  file->holders++;
-  while (slow_file_push(file) == 0 && file->out_count > keep &&
-         !*file->all->stop)
+  int status = hand_over(file);
+  while (status == 0 && file->out_count > keep && !*file->all->stop) {
     (void)is_ready(file, POLLOUT, LOOK_AGAIN);
-  int status = file->error;
-  slow_file_drop(file);
+    status = hand_over(file);
+  }
+  end_if_done(file);
   return status;
 }
 

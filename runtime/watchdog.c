@@ -24,7 +24,7 @@ enum { DEFAULT_LIMIT = 100, LONGEST_LIMIT = 3600 * 1000 };  // milliseconds
 
 // A timer that goes off so much too late tells that the whole process stood
 // still: it was stopped, or the machine slept.
-static const uint64_t STANDSTILL = 60 * 1000000;
+static const uint64_t STANDSTILL = UINT64_C(60000000);
 
 static uint64_t clock_now(void) {
   struct timespec now;
