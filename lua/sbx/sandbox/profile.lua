@@ -53,12 +53,12 @@ local function profiles_of(client)
   return found
 end
 
----Notes what an answer said. Anything but true counts as a container, as on the wire.
+---Notes what an answer said: without a word about it, it is a container.
 ---@param client sbx.sandbox.Client
 ---@param id string
----@param vm any
+---@param vm any  neither true, false nor nil: the server does not know either
 function profile.learn(client, id, vm)
-  profiles_of(client).known[id] = vm == true
+  if vm == nil or type(vm) == "boolean" then profiles_of(client).known[id] = vm or false end
 end
 
 ---Forgets a sandbox that is gone.

@@ -27,6 +27,7 @@ local task = require("sbx.task")
 ---@field private main string      the output that is meant when none is named
 ---@field private input "stdin"|"pty"|nil  where written bytes go
 ---@field private owned boolean    closing ends it
+---@field private closed? boolean
 ---@field private failure any      why there is nothing more to read
 ---@field private lead sbx.sync.Mutex     held by the one who reads on
 ---@field private writing sbx.sync.Mutex
