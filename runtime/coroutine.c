@@ -191,10 +191,16 @@ static bool is_task_base(lua_State *L) {
   return task && task->co == L;
 }
 
-// yield(...): refused at a task's own level, where nobody could resume it
+// yield(...): refused at a task's own level, where nobody could resume it; and
+// inside a scope that this coroutine opened, which would stay open around the
+// work of whoever resumed it, perhaps for ever
 static int f_yield(lua_State *L) {
   if (is_task_base(L))
     return luaL_error(L, "attempt to yield from outside a coroutine");
+  const Task *task = task_current(L);
+  if (task && task->scope->L == L)
+    return luaL_error(L, "attempt to yield inside a scope or timeout that this "
+                         "coroutine has opened");
   return lua_yield(L, lua_gettop(L));
 }
 

@@ -46,7 +46,7 @@ static int f_spawn(lua_State *L) {
   bool protect = lua_toboolean(L, 2);
   bool daemon = lua_toboolean(L, 3);
   luaL_checktype(L, 4, LUA_TFUNCTION);
-  if (!scope->linked) return luaL_error(L, "spawn: the scope has ended");
+  if (!scope->linked) return raise_misuse(L, "spawn: the scope has ended");
   (void)task_spawn(L, scope, lua_gettop(L) - 4, protect, daemon);
   return 1;
 }
@@ -100,7 +100,7 @@ static int end_join(lua_State *L, int status, lua_KContext context) {
 static int f_task_wait(lua_State *L) {
   Task *task = check_task(L, 1);
   if (task == task_current(L))
-    return luaL_error(L, "a task cannot join itself");
+    return raise_misuse(L, "join: a task cannot join itself");
   JoinWait *op = wait_new(L, sizeof(*op), close_join, "join");
   if (task->state == TASK_ENDED || task->result != RESULT_NONE) {
     wait_drop(L, &op->wait);
@@ -188,6 +188,9 @@ static int f_task_newindex(lua_State *L) {
   const char *key = luaL_checkstring(L, 2);
   if (strcmp(key, "name") != 0)
     return luaL_error(L, "a task has no field '%s' to set", key);
+  if (!lua_isnoneornil(L, 3) && lua_type(L, 3) != LUA_TSTRING)
+    return luaL_error(L, "name: expected a string, got a %s",
+                      luaL_typename(L, 3));
   lua_settop(L, 3);
   lua_setiuservalue(L, 1, TASK_NAME);
   return 0;
@@ -203,7 +206,7 @@ static int end_open(lua_State *L, int status, lua_KContext context) {
 }
 
 static int f_open(lua_State *L) {
-  Task *task = running(L, "scope");
+  Task *task = wait_suspendable(L, "scope");
   double seconds = opt_seconds(L, 3, -1);
   lua_settop(L, 3);
   Reactor *reactor = task->reactor;
@@ -225,7 +228,7 @@ static int f_open(lua_State *L) {
   // empties the C stack, so a deep recursion of scopes takes one now and then.
   enum { NESTED_AT_ONCE = 40 };
 
-  if (++reactor->nested < NESTED_AT_ONCE || !lua_isyieldable(L)) return 1;
+  if (++reactor->nested < NESTED_AT_ONCE) return 1;
   Wait *wait = wait_new_shielded(L, sizeof(*wait), close_at_once, "scope");
   (void)wait_settle(wait, 0);
   return wait_yield(L, wait, end_open);
@@ -334,9 +337,9 @@ static int f_yield(lua_State *L) {
   return wait_yield(L, wait, end_plain);
 }
 
-// checkpoint(): raises `cancelled` if the task is; never suspends
+// checkpoint([what]): raises `cancelled` if the task is; never suspends
 static int f_checkpoint(lua_State *L) {
-  wait_checkpoint(L, "checkpoint");
+  wait_checkpoint(L, luaL_optstring(L, 1, "checkpoint"));
   return 0;
 }
 

@@ -59,9 +59,15 @@ static int end_waiter(lua_State *L, int status, lua_KContext context) {
 // waiter:wait() -> what wake was given. Waits; raises `cancelled`.
 static int f_waiter_wait(lua_State *L) {
   Waiter *waiter = luaL_checkudata(L, 1, WAITER_TYPE);
-  if (waiter->wait) return luaL_error(L, "another task waits on this waiter");
+  if (waiter->wait)
+    return raise_misuse(L, "wait: another task waits on this waiter");
   // What has arrived is delivered, also to a task that is cancelled.
   if (waiter->woken) return push_values(L);
+  if (waiter->abandoned) {
+    wait_checkpoint(L, "wait");
+    return raise_misuse(L, "wait: the first wait on this waiter was cancelled; "
+                           "nobody wakes it any more");
+  }
   // The user value keeps the text alive, and this stack the user value.
   lua_getiuservalue(L, 1, WAITER_WHAT);
   const char *what = lua_tostring(L, -1);

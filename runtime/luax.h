@@ -24,6 +24,11 @@ int raise_kind(lua_State *L, const char *kind, const char *code,
 // Pushes such an object without raising it.
 void push_error(lua_State *L, int status, const char *text);
 
+// Raises a plain text for what the script did wrong. It begins with the place
+// in the script, not that of the library's function which the script called.
+int raise_misuse(lua_State *L, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
 // The kind that a libuv status belongs to: "io", "connect", "dns", "timeout".
 const char *error_kind(int status);
 

@@ -9,6 +9,8 @@
 #include "luax.h"
 #include "task.h"
 
+static const char NAMELESS[] = "a C function";
+
 // Pushes the name that the loaded modules give to the C function of `ar`, as
 // "table.sort", else what the call site called it.
 static void push_function_name(lua_State *L, lua_Debug *ar) {
@@ -39,7 +41,7 @@ static void push_function_name(lua_State *L, lua_Debug *ar) {
   if (ar->name)
     lua_pushfstring(L, "function '%s'", ar->name);
   else
-    lua_pushliteral(L, "a C function");
+    lua_pushstring(L, NAMELESS);
 }
 
 // Whether a wait may go through a call of the C function of this name. Then the
@@ -61,10 +63,10 @@ static int raise_unyieldable(lua_State *L, const char *what) {
   for (int level = 1; lua_getstack(L, level, &ar); level++) {
     lua_getinfo(L, "Sn", &ar);
     if (ar.namewhat[0] == 'm' && strcmp(ar.name, "__gc") == 0)
-      return luaL_error(L,
-                        "%s cannot wait inside a __gc metamethod: use a "
-                        "<close> variable instead",
-                        what);
+      return raise_misuse(L,
+                          "%s cannot wait inside a __gc metamethod: use a "
+                          "<close> variable instead",
+                          what);
     if (strcmp(ar.what, "C") != 0) continue;
     push_function_name(L, &ar);
     const char *name = lua_tostring(L, -1);
@@ -72,15 +74,18 @@ static int raise_unyieldable(lua_State *L, const char *what) {
       lua_pop(L, 1);
       continue;
     }
-    return luaL_error(L,
-                      "%s cannot wait inside %s: wait before or after it, "
-                      "outside its callback",
-                      what, name);
+    lua_Debug outer;
+    if (strcmp(name, NAMELESS) == 0 && !lua_getstack(L, level + 1, &outer))
+      name = "a message handler";  // our own base of all that is called
+    return raise_misuse(L,
+                        "%s cannot wait inside %s: wait before or after it, "
+                        "outside its callback",
+                        what, name);
   }
   // The coroutine of a task has nothing below it only while it is closed.
   if (reactor_of(L)->current)
-    return luaL_error(L, "%s cannot wait inside coroutine.close", what);
-  return luaL_error(L, "%s cannot wait here: not inside a task", what);
+    return raise_misuse(L, "%s cannot wait inside coroutine.close", what);
+  return raise_misuse(L, "%s cannot wait here: not inside a task", what);
 }
 
 // Raises in a task that must end.
@@ -98,8 +103,7 @@ static void check_cancelled(lua_State *L, Task *task) {
   (void)lua_error(L);
 }
 
-// The running task, where it may suspend; raises where it may not.
-static Task *suspendable(lua_State *L, const char *what) {
+Task *wait_suspendable(lua_State *L, const char *what) {
   Reactor *reactor = reactor_of(L);
   if (!reactor->current || !lua_isyieldable(L)) raise_unyieldable(L, what);
   if (reactor->closing) luaL_error(L, "%s: the runtime is closing", what);
@@ -107,12 +111,12 @@ static Task *suspendable(lua_State *L, const char *what) {
 }
 
 void wait_checkpoint(lua_State *L, const char *what) {
-  check_cancelled(L, suspendable(L, what));
+  check_cancelled(L, wait_suspendable(L, what));
 }
 
 static void *new_wait(lua_State *L, size_t size, void (*close)(Wait *),
                       const char *what, bool shielded) {
-  Task *task = suspendable(L, what);
+  Task *task = wait_suspendable(L, what);
   if (!shielded) check_cancelled(L, task);
   assert(size >= sizeof(Wait));
   Wait *wait = lua_newuserdatauv(L, size, 0);

@@ -47,6 +47,9 @@ void *wait_new(lua_State *L, size_t size, void (*close)(Wait *wait),
 // The check alone, for operations that may turn out to need no wait.
 void wait_checkpoint(lua_State *L, const char *what);
 
+// The running task. Raises a plain error where it may not suspend.
+struct Task *wait_suspendable(lua_State *L, const char *what);
+
 // The same without the cancellation check, for the few operations that must go
 // on in a cancelled task (waiting for children). A cancel does not end it.
 void *wait_new_shielded(lua_State *L, size_t size, void (*close)(Wait *wait),
