@@ -165,6 +165,32 @@ test("rpc hostile: an answer of another kind is not taken for a stream", functio
   end)
 end)
 
+test("rpc hostile: streams with bytes changed are a result or an error, quickly", function()
+  local answer
+  with_stream(function(call)
+    call:write(answer)
+    return true
+  end, function(client)
+    local results = 0
+    for _ = 1, 1000 do
+      answer = GOOD
+      for _ = 1, math.random(3) do
+        local at, cut = math.random(0, #answer), math.random(0, 3)
+        answer = answer:sub(1, at) .. string.char(math.random(0, 255)):rep(math.random(0, 3))
+          .. answer:sub(at + 1 + cut)
+      end
+      local ok, result = pcall(exec, client)
+      if ok then
+        results = results + 1
+        assert(math.type(result.exit_code) == "integer" and type(result.stdout) == "string")
+      else
+        assert(errors.is_error(result) and result:is("api") or result:is("not_running"))
+      end
+    end
+    assert(results < 900, results)
+  end)
+end)
+
 test("rpc hostile: a refusal with endless words is cut short", function()
   with_stream(function(call)
     call.request:start(500, {})
