@@ -33,7 +33,8 @@ test("sandbox: create sends the documented body and maps the answer", function()
   assert(body.timeout_minutes == 120 and body.network_access == true)
   assert(body.team_id == "team-1" and body.environment_vars.MODE == "dev")
   assert(body.labels[1] == "experiment" and body.labels[2] == "ml")
-  assert(body.idempotency_key:find("^%x+$") and #body.idempotency_key == 32)
+  local run, slot = body.idempotency_key:match("^(%d+%-%d+%-%x+)%-(%d+)$")
+  assert(run and tonumber(slot) >= 1 and body.labels[3] == "sbxlua-run=" .. run)
   assert(body.keep == nil and body.secrets == nil)
 
   assert(box.id == "sbx-1" and box.name == "sdk-demo" and box.status == "PENDING")
@@ -251,7 +252,7 @@ test("sandbox: list reads all pages and sends one parameter per label", function
   local server <close> = api.start()
   local client <close> = server:client({ team_id = "" })
   for i = 1, 7 do
-    server:add("sbx-" .. i)
+    server:add("sbx-" .. i, { labels = { "c", "a b", "d" } })
   end
   local all = client:list({ per_page = 3, labels = { "a b", "c" }, exclude_terminated = true })
   assert(#all == 7 and all.total == 7 and not all.has_next)

@@ -158,8 +158,8 @@ test("collect_logs: by label and by id, each once; one that fails does not end t
       return 200, { logs = "log of " .. call.id .. "\n" }
     end,
   })
-  server:add("sbx-1", { name = "one" })
-  server:add("sbx-2", { id = "../../out" })
+  server:add("sbx-1", { name = "one", labels = { "team" } })
+  server:add("sbx-2", { id = "../../out", labels = { "team" } })
   local result = run_against(server, "collect_logs", {
     "--label", "team", "--into", folder.path .. "/logs", "sbx-1", "sbx-gone",
   })

@@ -72,7 +72,10 @@ end
 
 local usual = {}
 
+-- The same key makes one sandbox, however often it comes.
 function usual.create(server, call)
+  local key = call.body.idempotency_key
+  if key and server.keys[key] then return 201, server.keys[key] end
   server.created = server.created + 1
   local id = "sbx-" .. server.created
   local object = api.object(id, {
@@ -83,6 +86,7 @@ function usual.create(server, call)
     status = "PENDING",
   })
   server.sandboxes[id] = object
+  if key then server.keys[key] = object end
   return 201, object
 end
 
@@ -93,10 +97,21 @@ function usual.get(server, call)
   return 200, object
 end
 
+local function carries_all(object, wanted)
+  local set = {}
+  for _, label in ipairs(object.labels) do
+    set[label] = true
+  end
+  for _, label in ipairs(wanted or {}) do
+    if not set[label] then return false end
+  end
+  return true
+end
+
 function usual.list(server, call)
   local ids, found = {}, {}
-  for id in pairs(server.sandboxes) do
-    ids[#ids + 1] = id
+  for id, object in pairs(server.sandboxes) do
+    if carries_all(object, call.query.labels) then ids[#ids + 1] = id end
   end
   table.sort(ids)
   local page, size = tonumber(call.query.page[1]), tonumber(call.query.per_page[1])
@@ -246,7 +261,7 @@ end
 function api.start(handlers)
   local server = setmetatable({
     handlers = handlers or {}, counts = {}, calls = {}, sandboxes = {}, files = {},
-    hanging = {}, created = 0, tokens = 0,
+    hanging = {}, keys = {}, created = 0, tokens = 0,
   }, Server)
   server.listener = http_server.listen({ host = "127.0.0.1", port = 0 })
   server.url = "http://127.0.0.1:" .. server.listener.port

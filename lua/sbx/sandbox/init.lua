@@ -8,6 +8,8 @@
 
 local check = require("sbx.check")
 local config = require("sbx.sandbox.config")
+local deletes = require("sbx.sandbox.deletes")
+local governor = require("sbx.sandbox.governor")
 local host = require("sbx.core.host")
 local ownership = require("sbx.sandbox.ownership")
 local request = require("sbx.sandbox.request")
@@ -20,7 +22,9 @@ local sandbox = {}
 ---@field base_url string  of the API, without the `/api/v1`
 ---@field config sbx.sandbox.Config
 ---@field tokens sbx.sandbox.Tokens
+---@field governor sbx.sandbox.Governor
 ---@field owned sbx.sandbox.Ownership
+---@field deletes sbx.sandbox.Deletes
 ---@field throttle_timeout number  seconds that one call waits out 429 answers
 ---@field user_agent string
 ---@field closed boolean
@@ -36,16 +40,19 @@ for _, part in ipairs({
   end
 end
 
----Forgets all gateway tokens, as after a change of credentials.
+---Forgets all gateway tokens, also those on disk, of which other processes take
+---notice.
+---@async
 function Client:clear_auth_cache()
   self.tokens:clear()
 end
 
 ---Ends the use of this client. Sandboxes are not touched: those that this run
 ---made and the script leaves are deleted at the end of the run.
+---@async
 function Client:close()
   self.closed = true
-  self.tokens:clear()
+  self.tokens:close()
 end
 
 Client.__close = Client.close
@@ -94,7 +101,9 @@ function sandbox.client(options)
   }, Client)
   self.base_url = self.config.base_url
   self.tokens = tokens.new(self)
+  self.governor = governor.new(self.config)
   self.owned = ownership.new(self)
+  self.deletes = deletes.new(self)
   return self
 end
 

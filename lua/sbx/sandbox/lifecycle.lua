@@ -2,20 +2,19 @@
 
 local box = require("sbx.sandbox.box")
 local check = require("sbx.check")
+local deletes = require("sbx.sandbox.deletes")
 local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
-local hash = require("sbx.hash")
 local json = require("sbx.json")
-local profile = require("sbx.sandbox.profile")
 local request = require("sbx.sandbox.request")
 local task = require("sbx.task")
-local throttle = require("sbx.sandbox.throttle")
 local wire = require("sbx.sandbox.wire")
 
 ---@class sbx.sandbox.Client
 local methods = {}
 
-local CREATE_SECONDS = 100 -- that a create may hold off a cancellation
+local CREATE_SECONDS = 60 -- that a request may hold off a cancellation
+local DELETE_SECONDS = 30
 local DELETE_BATCH = 100
 
 local function secret_values(body)
@@ -37,7 +36,8 @@ end
 
 ---@async
 local function refuse_open_network(client, made)
-  local ok, err = pcall(client.delete, client, made.id)
+  made.keep = nil
+  local ok, err = pcall(task.shield, DELETE_SECONDS, client.delete, client, made.id)
   errors.raise({
     kind = "api",
     code = "NETWORK_NOT_ISOLATED",
@@ -48,38 +48,42 @@ local function refuse_open_network(client, made)
   })
 end
 
--- From here to the return nothing may be cancelled: what the server makes must
--- reach an owner. Returns nil and the error of a 429, which made nothing.
+-- One request, which is not cut off while it is under way, and its answer. What the
+-- server has made has an owner when this returns.
 ---@async
-local function create_once(client, body, keep)
+local function send_create(client, intent)
+  local body = intent.body
   local call = {
     op = "create",
     method = "POST",
     path = "/sandbox",
     body = body,
     idempotent = true, -- the key in the body makes it so
-    raise_429 = true,
+    shield = not intent.in_doubt and CREATE_SECONDS or nil, -- else it is only asked
+    even_closed = intent.in_doubt,
     secrets = secret_values(body),
   }
-  local answer, err = errors.try(wire.call, client, call)
-  if not answer then
-    if errors.is_error(err) and err.status == 429 then return nil, err end
-    error(err, 0)
+  local ok, answer, attempts = pcall(wire.call, client, call)
+  if not ok then
+    intent.in_doubt = intent.in_doubt or call.sent
+    error(answer, 0)
   end
+  if attempts > 1 then client.owned.resent = true end
+  intent.in_doubt = true
   local made = box.from(client, call, answer)
-  made.keep = keep or nil
-  if not keep then client.owned:add(made) end
-  if body.network_access == false and not is_isolated(made) then
-    refuse_open_network(client, made)
-  end
+  client.owned:made(intent, made)
   return made
 end
 
--- True when a create that ended in `err` may have made a sandbox all the same.
-local function is_in_doubt(err)
-  if not errors.is_error(err) then return false end
-  return err.outcome == "unknown" or err.code == "BAD_ANSWER" or err.kind == "timeout"
-    or err.kind == "cancelled"
+-- A server that answered, but not so that it makes sense, has made it: with the same
+-- key it says so once more.
+---@async
+local function send_again(client, intent, err)
+  if not (intent.in_doubt and errors.is_error(err) and err.code == "BAD_ANSWER") then
+    return false, err
+  end
+  client.owned.resent = true
+  return pcall(send_create, client, intent)
 end
 
 ---Makes a sandbox and returns it, usually still PENDING. It belongs to this run:
@@ -92,24 +96,21 @@ end
 function methods:create(options)
   local body, keep = request.blame(request.create, options)
   body.team_id = body.team_id or self.config.team_id()
-  local key = hash.random_hex(16)
-  body.idempotency_key = key
-  local patience = throttle.new(self.throttle_timeout)
-
   task.checkpoint()
-  while true do
-    local ok, made, err = pcall(task.shield, CREATE_SECONDS, create_once, self, body, keep)
-    if ok and made then
-      self.owned:settled(key)
-      return made
-    end
-    if not ok then err = made end
-    if is_in_doubt(err) then
-      self.owned:add_unsettled(key, function() return create_once(self, body, false) end)
-    end
-    if not ok then error(err, 0) end
-    patience:pause(err)
+  local intent = self.owned:intend(body, keep)
+  local ok, made = pcall(send_create, self, intent)
+  if not ok then ok, made = send_again(self, intent, made) end
+  if not ok then
+    intent.again = function() return send_create(self, intent) end
+    self.owned:failed(intent, made)
+    error(made, 0)
   end
+  -- What has arrived is handed over: being cancelled here shows at the next wait.
+  pcall(self.owned.flush, self.owned)
+  if body.network_access == false and not is_isolated(made) then
+    refuse_open_network(self, made)
+  end
+  return made
 end
 
 ---The sandbox with this id. Raises `api` with status 404 when there is none.
@@ -122,29 +123,15 @@ function methods:get(target)
   return box.from(self, call, (wire.call(self, call)))
 end
 
-local function forget(client, id)
-  client.tokens:evict(id)
-  profile.forget(client, id)
-  client.owned:remove(id)
-end
-
----Deletes a sandbox. Raises `api` with status 404 when there is none.
+---Deletes a sandbox. Those of many tasks at once go together in bulk. Raises `api`
+---with status 404 when there is none.
 ---@async
 ---@param target string|sbx.sandbox.Box
 function methods:delete(target)
   local id = wire.id_of(target)
-  local ok, err = pcall(wire.call, self, {
-    op = "delete",
-    method = "DELETE",
-    path = wire.sandbox_path(id),
-    sandbox_id = id,
-    even_closed = true,
-  })
-  local missing = not ok and errors.is_error(err) and err.status == 404
-  if ok or missing then forget(self, id) end
-  if box.is_box(target) and (ok or missing) then target.status = "TERMINATED" end
-  -- After a lost answer, "not found" is what success looks like.
-  if not ok and not (missing and err.attempts > 1) then error(err, 0) end
+  local missing = self.deletes:delete(id)
+  if box.is_box(target) then target.status = "TERMINATED" end
+  if missing then error(missing, 0) end
 end
 
 ---@class sbx.sandbox.BulkDelete
@@ -182,7 +169,7 @@ local function merge(client, call, into, answer)
   for _, id in ipairs(failure.field(call, answer, "succeeded", "table")) do
     if type(id) == "string" then
       into.succeeded[#into.succeeded + 1] = id
-      forget(client, id)
+      deletes.forget(client, id)
     end
   end
   for _, item in ipairs(type(answer.failed) == "table" and answer.failed or {}) do
@@ -221,6 +208,7 @@ function methods:bulk_delete(what)
     }
     merge(self, call, result, (wire.call(self, call)))
   end
+  pcall(self.owned.flush, self.owned)
   return result
 end
 

@@ -59,13 +59,15 @@ end
 ---@param options table  as completed by `list`
 ---@param page integer
 ---@param patience? number  seconds of being throttled
+---@param even_closed? boolean  also when the client is closed
 ---@return sbx.sandbox.Page
-function listing.page(client, options, page, patience)
+function listing.page(client, options, page, patience, even_closed)
   local call = {
     op = "list",
     method = "GET",
     path = "/sandbox" .. list_query(client, options, page),
     patience = patience,
+    even_closed = even_closed,
   }
   local answer = wire.call(client, call)
   local found = {}
@@ -77,6 +79,40 @@ function listing.page(client, options, page, patience)
   found.has_next = more == true and #found > 0
   found.total = math.tointeger(answer.total)
   return found
+end
+
+-- Where to read on after `page`. When sandboxes have gone since the page before, those
+-- behind them have moved up, at most by so many places: what may have slipped onto
+-- pages that were read already is read again.
+local function next_page(number, page, before, size)
+  local gone = before and page.total and before - page.total or 0
+  if gone <= 0 or number == 1 then return page.has_next and number + 1 or nil end
+  return math.max(1, number - (gone + size - 1) // size)
+end
+
+---An iterator over all sandboxes, each once, however the pages shift meanwhile.
+---@param client sbx.sandbox.Client
+---@param options table  as completed by `list`
+---@param even_closed? boolean  also when the client is closed
+---@return async fun(): sbx.sandbox.Box|nil
+function listing.boxes(client, options, even_closed)
+  local number, reads, seen = 1, 0, {}
+  local page, at, total = {}, 0, nil
+  return function()
+    while true do
+      at = at + 1
+      local item = page[at]
+      if item and not seen[item.id] then
+        seen[item.id] = true
+        return item
+      elseif not item then
+        if not number or reads == MAX_PAGES then return nil end
+        page, at = listing.page(client, options, number, nil, even_closed), 0
+        number = next_page(number, page, total, options.per_page)
+        reads, total = reads + 1, page.total
+      end
+    end
+  end
 end
 
 local function checked_list_options(given)
@@ -100,20 +136,27 @@ end
 function methods:list(options)
   local opts = request.blame(checked_list_options, options)
   if opts.page then return listing.page(self, opts, opts.page) end
-  -- Pages shift while sandboxes come and go: one may show up twice.
-  local all, seen = { has_next = false }, {}
-  for page = 1, MAX_PAGES do
-    local found = listing.page(self, opts, page)
-    for _, item in ipairs(found) do
-      if not seen[item.id] then
-        seen[item.id] = true
-        all[#all + 1] = item
-      end
-    end
-    all.total = found.total
-    if not found.has_next then break end
+  local all = { has_next = false }
+  for item in listing.boxes(self, opts) do
+    all[#all + 1] = item
   end
+  all.total = #all
   return all
+end
+
+local function checked_each_options(given)
+  local options = checked_list_options(given)
+  if options.page then error("page: `each` reads all pages; client:list reads one", 0) end
+  return options
+end
+
+---An iterator over the sandboxes of the account or team, read page by page: `for box
+---in client:each { labels = { "blue" } } do`. Each comes once, also when sandboxes
+---are made and deleted meanwhile, by the loop itself for one.
+---@param options? sbx.sandbox.ListOptions  without `page`
+---@return async fun(): sbx.sandbox.Box|nil
+function methods:each(options)
+  return listing.boxes(self, (request.blame(checked_each_options, options)))
 end
 
 listing.methods = methods

@@ -1,30 +1,41 @@
 -- Which sandboxes this run made and has not deleted. At the end of the run,
 -- however it ends, what is left and not marked `keep` is deleted and reported.
 
-local errors = require("sbx.errors")
+local cleanup = require("sbx.sandbox.cleanup")
 local host = require("sbx.core.host")
+local ledger = require("sbx.sandbox.ledger")
 local log = require("sbx.log")
 local run = require("sbx.run")
-local task = require("sbx.task")
+
+---A create that is about to be sent, or was.
+---@class sbx.sandbox.Intent
+---@field key string     the idempotency key: the server makes one sandbox for it
+---@field body table
+---@field keep boolean
+---@field in_doubt boolean|nil  it may have made a sandbox that nobody knows of
+---@field err any        why that is not known
 
 ---@class sbx.sandbox.Ownership
----@field private client sbx.sandbox.Client
----@field private boxes table<string, sbx.sandbox.Box>
----@field private unsettled table<string, fun(): sbx.sandbox.Box>  creates without an answer
+---@field client sbx.sandbox.Client
+---@field boxes table<string, sbx.sandbox.Box>  made here and not deleted, by id
+---@field doubts table<string, sbx.sandbox.Intent>  creates without an answer, by key
+---@field teams table<string, boolean>  for which something was made; "" for none
+---@field resent boolean  a create was sent more than once
+---@field book sbx.sandbox.Ledger|nil
+---@field private nodes table<string, table>
 local Ownership = {}
 Ownership.__index = Ownership
 
 local ownership = {}
 
-local BATCH = 100 -- ids in one bulk delete
 local SHOWN = 20 -- ids in a message
-local SETTLE_SECONDS = 3 -- for learning what a lost create has made
 
 -- All that is owned in this run, in the order of creation, for the text that a
 -- second Ctrl-C prints. A list with links, so that each change costs the same
 -- however large the fleet is.
 local list = { count = 0 }
 local owners = {} -- every client with something to clean up
+local totals = { created = 0, deleted = 0 }
 local registered = false
 
 local function first_ids()
@@ -33,14 +44,13 @@ local function first_ids()
     if not node.box.keep then ids[#ids + 1] = log.clean(node.box.id, 100) end
     node = node.next
   end
-  if list.count > #ids then ids[#ids + 1] = ("and %d more"):format(list.count - #ids) end
+  if node then ids[#ids + 1] = ("and %d more"):format(list.count - #ids) end
   return table.concat(ids, ", ")
 end
 
 local function tell_host()
-  if not host.set_abandoned then return end
   local ids = first_ids()
-  host.set_abandoned(ids ~= "" and "sandboxes left: " .. ids or "")
+  host.set_abandoned(ids ~= "" and "sbxlua gc deletes what is left: " .. ids or "")
 end
 
 local function link(box)
@@ -60,7 +70,9 @@ end
 ---@param client sbx.sandbox.Client
 ---@return sbx.sandbox.Ownership
 function ownership.new(client)
-  return setmetatable({ client = client, boxes = {}, nodes = {}, unsettled = {} }, Ownership)
+  return setmetatable({
+    client = client, boxes = {}, nodes = {}, doubts = {}, teams = {}, resent = false,
+  }, Ownership)
 end
 
 ---How many sandboxes of this run are neither deleted nor marked `keep`.
@@ -76,16 +88,14 @@ end
 
 ---@async
 local function finish()
-  registered = false
-  local all, failed = {}, nil
+  local all = {}
   for owner in pairs(owners) do
     all[#all + 1] = owner
   end
-  for _, owner in ipairs(all) do
-    local ok, err = pcall(owner.delete_left, owner)
-    if not ok then failed = failed or err end
-  end
-  if failed then error(failed, 0) end
+  registered, owners = false, {}
+  local ok, err = pcall(cleanup.finish, all, totals)
+  totals = { created = 0, deleted = 0 }
+  if not ok then error(err, 0) end
 end
 
 local function register(self)
@@ -95,19 +105,81 @@ local function register(self)
   run.defer(finish, "deleting the sandboxes that the script left")
 end
 
----@param box sbx.sandbox.Box  just created
-function Ownership:add(box)
+-- -------------------------------------------------------------------- creates
+
+---Notes that a create is about to be sent, which gets its key and the labels of
+---this run. Waits until the disk has it.
+---@async
+---@param body table
+---@param keep boolean
+---@return sbx.sandbox.Intent
+function Ownership:intend(body, keep)
+  local intent = { key = ledger.new_key(), body = body, keep = keep }
+  body.idempotency_key = intent.key
+  body.labels = ledger.labels(body.labels, keep)
+  register(self)
+  self.book = ledger.of(self.client.config)
+  self.teams[body.team_id or ""] = true
+  if self.book then
+    local ok, err = pcall(self.book.intend, self.book, intent.key, keep, body.team_id)
+    if not ok then
+      self.book:made(intent.key, nil, keep)
+      error(err, 0)
+    end
+  end
+  return intent
+end
+
+---The create has made this.
+---@param intent sbx.sandbox.Intent
+---@param box sbx.sandbox.Box
+function Ownership:made(intent, box)
+  intent.in_doubt = nil
+  self.doubts[intent.key] = nil
+  if self.book then self.book:made(intent.key, box.id, intent.keep) end
+  if intent.keep then rawset(box, "keep", true) end
+  self:adopt(box)
+end
+
+---The create has failed. What it may have made all the same is looked for at the
+---end of the run.
+---@param intent sbx.sandbox.Intent
+---@param err any
+function Ownership:failed(intent, err)
+  intent.err = err
+  if intent.in_doubt then
+    intent.keep = false -- nobody has got it
+    self.doubts[intent.key] = intent
+  else
+    self.doubts[intent.key] = nil
+    if self.book then self.book:made(intent.key, nil, false) end
+  end
+end
+
+---Takes over a sandbox that this run has made.
+---@param box sbx.sandbox.Box
+function Ownership:adopt(box)
   if self.boxes[box.id] then return end
+  totals.created = totals.created + 1
   self.boxes[box.id] = box
   self.nodes[box.id] = link(box)
-  register(self)
   tell_host()
 end
 
+-- ------------------------------------------------------------- what is owned
+
+---Whether the run is to delete it.
 ---@param id string
 ---@return boolean
 function Ownership:has(id)
-  return self.boxes[id] ~= nil
+  local box = self.boxes[id]
+  return box ~= nil and not box.keep
+end
+
+local function drop(self, id)
+  unlink(self.nodes[id])
+  self.boxes[id], self.nodes[id] = nil, nil
+  tell_host()
 end
 
 ---The sandbox is deleted or gone: its object says so from now on.
@@ -116,81 +188,28 @@ function Ownership:remove(id)
   local box = self.boxes[id]
   if not box then return end
   box.status = "TERMINATED"
-  unlink(self.nodes[id])
-  self.boxes[id], self.nodes[id] = nil, nil
-  tell_host()
+  totals.deleted = totals.deleted + 1
+  if self.book then self.book:gone(id) end
+  drop(self, id)
 end
 
----Remembers a create whose answer was lost. `again` sends it once more with the
----same idempotency key, and so returns what was made.
----@param key string
----@param again async fun(): sbx.sandbox.Box
-function Ownership:add_unsettled(key, again)
-  self.unsettled[key] = again
-  register(self)
+---The script has marked it `keep` after it was made.
+---@param id string
+function Ownership:mark_kept(id)
+  if self.boxes[id] and self.book then self.book:gone(id, true) end
 end
 
----The create with this key has got its answer after all.
----@param key string
-function Ownership:settled(key)
-  self.unsettled[key] = nil
+---The run is over, and this stays on purpose.
+---@param id string
+function Ownership:let_go(id)
+  self:mark_kept(id)
+  if self.boxes[id] then drop(self, id) end
 end
 
+---Waits until the ledger's file has what was noted.
 ---@async
-function Ownership:settle()
-  local pending = self.unsettled
-  self.unsettled = {}
-  for _, again in pairs(pending) do
-    errors.try(task.timeout, SETTLE_SECONDS, again)
-  end
-end
-
-local function left_over(boxes)
-  local ids = {}
-  for id, box in pairs(boxes) do
-    if not box.keep then ids[#ids + 1] = id end
-  end
-  table.sort(ids)
-  return ids
-end
-
-local function summary(ids)
-  local shown = table.concat(ids, ", ", 1, math.min(#ids, SHOWN))
-  if #ids > SHOWN then shown = shown .. (" and %d more"):format(#ids - SHOWN) end
-  return ("%d sandbox%s that the script left: %s"):format(
-    #ids, #ids == 1 and "" or "es", shown)
-end
-
----@async
-function Ownership:delete_batch(batch)
-  errors.try(self.client.bulk_delete, self.client, { sandbox_ids = batch })
-  -- One by one what the server did not confirm: it may lack the bulk call.
-  task.map(batch, function(id)
-    if self.boxes[id] then errors.try(self.client.delete, self.client, id) end
-  end)
-end
-
----Deletes what is left, in bulk, and says so. Raises when something remains.
----@async
-function Ownership:delete_left()
-  self:settle()
-  owners[self] = nil
-  local ids = left_over(self.boxes)
-  if #ids == 0 then return end
-  for first = 1, #ids, BATCH do
-    self:delete_batch(table.move(ids, first, math.min(first + BATCH - 1, #ids), 1, {}))
-  end
-  local deleted, remaining = {}, {}
-  for _, id in ipairs(ids) do
-    table.insert(self.boxes[id] and remaining or deleted, id)
-  end
-  if #deleted > 0 then log.info("deleted " .. summary(deleted)) end
-  if #remaining == 0 then return end
-  errors.raise({
-    kind = "api",
-    op = "cleanup",
-    message = "could not delete " .. summary(remaining),
-  })
+function Ownership:flush()
+  if self.book then self.book:flush() end
 end
 
 return ownership
