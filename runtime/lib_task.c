@@ -269,6 +269,25 @@ static int f_leave(lua_State *L) {
   return 0;
 }
 
+// scope:inner() -> the innermost scope that this task has opened inside it and
+// not closed, or nil
+static int f_inner(lua_State *L) {
+  const Scope *scope = check_scope(L, 1);
+  Task *task = running(L, "scope");
+  const Scope *at = task->scope;
+  while (at && at != scope && at->owner == task)
+    at = at->parent;
+  if (at != scope || task->scope == scope) return 0;
+  lua_rawgetp(L, LUA_REGISTRYINDEX, task->scope);
+  return 1;
+}
+
+// scope:is_open() -> whether it has not ended
+static int f_is_open(lua_State *L) {
+  lua_pushboolean(L, check_scope(L, 1)->linked);
+  return 1;
+}
+
 static int f_scope_cancel(lua_State *L) {
   Scope *scope = check_scope(L, 1);
   lua_settop(L, 2);
@@ -417,6 +436,8 @@ static const luaL_Reg scope_methods[] = {
     {"leave",    f_leave       },
     {"cancel",   f_scope_cancel},
     {"fail",     f_fail        },
+    {"inner",    f_inner       },
+    {"is_open",  f_is_open     },
     {"state",    f_state       },
     {"deadline", f_deadline    },
     {NULL,       NULL          },

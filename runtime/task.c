@@ -156,20 +156,37 @@ int task_await_children(lua_State *L, Scope *scope, lua_KFunction then) {
   return wait_yield(L, &op->wait, then);
 }
 
-// Stack: what the body left. Runs until no child is left, then ends the task.
-static int finish_children(lua_State *L, int status, lua_KContext context) {
+static int finish_children(lua_State *L, int status, lua_KContext context);
+
+// On top: how the task fails for a scope that it did not close.
+static int finish_forgotten(lua_State *L, int status, lua_KContext context) {
   Task *task = task_current(L);
-  if (context) lua_remove(L, -1);  // the ChildrenWait
-  // Scopes that the body opened and never left: their `<close>` variable went
-  // with a generator that was dropped.
-  while (task->scope != &task->own) {
-    Scope *scope = task->scope;
-    lua_pushliteral(L, "the task that opened it ended");
-    scope_cancel(L, scope);
+  Scope *scope = (Scope *)context;
+  scope_fail(L, &task->own, NULL);
+  if (task->scope == scope) {  // ending it has failed
     if (scope->children > 0)
       return task_await_children(L, scope, finish_children);
     scope_leave(L, scope);
   }
+  return finish_children(L, LUA_OK, 0);
+}
+
+// Ends a scope that the body opened and never closed, as sbx.task does it.
+static int end_forgotten(lua_State *L, Scope *scope) {
+  luaL_getmetatable(L, SCOPE_TYPE);
+  lua_getfield(L, -1, "end_forgotten");
+  lua_remove(L, -2);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, scope);
+  lua_KContext context = (lua_KContext)scope;
+  int status = lua_pcallk(L, 1, 1, 0, context, finish_forgotten);
+  return finish_forgotten(L, status, context);
+}
+
+// Stack: what the body left. Runs until no child is left, then ends the task.
+static int finish_children(lua_State *L, int status, lua_KContext context) {
+  Task *task = task_current(L);
+  if (context) lua_remove(L, -1);  // the ChildrenWait
+  if (task->scope != &task->own) return end_forgotten(L, task->scope);
   if (task->own.children > 0)
     return task_await_children(L, &task->own, finish_children);
   // The status of the body was left below everything by end_body.

@@ -62,3 +62,66 @@ test("scope: a waiter whose wait was cancelled says so instead of waiting for ev
   assert(not task.move_on(0, waiter.wait, waiter) and not waiter:wake())
   fails("wait: the first wait on this waiter was cancelled", waiter.wait, waiter)
 end)
+
+-- ----------------------------------------- `open_scope` without its `<close>`
+
+-- What becomes of one: "closed" by its task, "deferred".
+local function forget(log)
+  local scope = task.open_scope()
+  scope:defer(function()
+    task.yield()
+    log[#log + 1] = "deferred"
+  end)
+  scope:spawn(function()
+    local _ <close> = setmetatable({}, { __close = function() log[#log + 1] = "closed" end })
+    task.sleep(60)
+  end)
+  task.yield()
+  return scope
+end
+
+test("scope: one that was never closed ends with that around it, which fails", function()
+  local log = {}
+  local scope
+  fails("a scope was never closed", task.scope, function() scope = forget(log) end)
+  assert(table.concat(log, " ") == "closed deferred")
+  fails("spawn: the scope has ended", scope.spawn, scope, print)
+  fails("defer: the scope has ended", scope.defer, scope, print)
+  assert(task.scope(function() return "as ever" end) == "as ever")
+end)
+
+test("scope: or with its task", function()
+  local log = {}
+  local ok, err = task.pspawn(forget, log):pjoin()
+  assert(not ok and err:find("a scope was never closed", 1, true), tostring(err))
+  assert(table.concat(log, " ") == "closed deferred")
+end)
+
+test("scope: what failed in it, or around it, comes before that", function()
+  local function fail_inside()
+    local scope = task.open_scope()
+    scope:spawn(error, "inside", 0)
+    task.yield()
+  end
+  local function fail_around()
+    task.open_scope():spawn(task.sleep, 60)
+    error("around", 0)
+  end
+  for text, fn in pairs({ inside = fail_inside, around = fail_around }) do
+    fails(text, task.scope, fn)
+    local ok, err = task.pspawn(fn):pjoin()
+    assert(not ok and err == text, tostring(err))
+  end
+end)
+
+test("scope: one of a coroutine that failed and was not closed", function()
+  local co = coroutine.create(function()
+    local scope <close> = task.open_scope()
+    scope:spawn(task.sleep, 60)
+    error("broken", 0)
+  end)
+  fails("a scope was never closed", task.scope, function()
+    local ok, err = coroutine.resume(co)
+    assert(not ok and err == "broken")
+  end)
+end)

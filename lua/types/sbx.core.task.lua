@@ -4,7 +4,7 @@
 ---@class sbx.core.task
 ---@field task_methods table    methods of a Task, for sbx.task to add to
 ---@field scope_methods table   methods of a Scope
----@field scope_metatable table
+---@field scope_metatable table  its `end_forgotten` is called for what a task left open
 local core = {}
 
 ---@class sbx.Scope
@@ -26,6 +26,14 @@ function Scope:cancel(reason) end
 ---Counts `err` as the failure of a task in it.
 ---@param err any
 function Scope:fail(err) end
+
+---The innermost scope that this task has opened inside it and not closed.
+---@return sbx.Scope|nil
+function Scope:inner() end
+
+---Whether it has not ended.
+---@return boolean
+function Scope:is_open() end
 
 ---@return integer id
 ---@return boolean cancelled
@@ -63,7 +71,8 @@ function core.open(shielded, collects, seconds) end
 function core.yield() end
 
 ---Raises `cancelled` if the task is; never suspends.
-function core.checkpoint() end
+---@param what? string  what cannot wait, where nothing can
+function core.checkpoint(what) end
 
 ---The running task's table of inherited values, or nil; with an argument that
 ---takes its place. What the task spawns from then on has the same table.

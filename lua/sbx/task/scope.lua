@@ -96,6 +96,7 @@ end
 ---@param fn async fun()
 function Scope:defer(fn)
   check.fn(fn, "defer")
+  if not self:is_open() then error("defer: the scope has ended", 2) end
   local list = deferred[self]
   if not list then
     list = {}
@@ -115,6 +116,17 @@ local function with_siblings(list)
   return first
 end
 
+-- Ends a scope that was opened and never closed. Returns how that fails what is
+-- around it.
+local function end_forgotten(scope)
+  scope:cancel("it was never closed")
+  local outcome, err = scopes.close(scope, true)
+  if outcome == "failed" and err ~= nil and not is_cancel(err) then return err end
+  return "a scope was never closed: hold it as `local s <close> = task.open_scope()`"
+end
+
+core.scope_metatable.end_forgotten = end_forgotten
+
 -- Ends a scope whose body has ended, with `err` when not `ok`. Returns "ok",
 -- "failed" with the error, "timeout", "cancelled" (by its own cancel; absorbed).
 function scopes.close(scope, ok, err)
@@ -128,6 +140,12 @@ function scopes.close(scope, ok, err)
       -- A collecting scope does not cancel for its children; for its body it must.
       scope:cancel("its body failed")
     end
+  end
+  local inner = scope:inner()
+  while inner do
+    local problem = end_forgotten(inner)
+    if ok or not is_cancel(err) then scope:fail(problem) end
+    inner = scope:inner()
   end
   local waited = scope:await()
   while deferred[scope] do
