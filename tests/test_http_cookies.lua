@@ -1,4 +1,5 @@
 local expect = dofile("tests/expect.lua")
+local escape = require("sbx.url").escape
 local fs = require("sbx.fs")
 local http = require("sbx.http")
 local peer = dofile("tests/peers/http_peer.lua")
@@ -62,7 +63,7 @@ test("http cookies: a redirect brings each host its own", function()
   local client = http.client { cookies = true, follow = 3 }
   set(client, here, "a=1")
   set(client, elsewhere, "b=2")
-  local to = http.escape(elsewhere .. "/echo")
+  local to = escape(elsewhere .. "/echo")
   assert(sent(client, here .. "/lead?to=" .. to) == "b=2")
   assert(sent(client, here .. "/lead?to=" .. to, { headers = { Cookie = "own=s3cret" } }) == "b=2")
 end)
@@ -83,8 +84,8 @@ test("http cookies: a jar is listed, cleared and shared", function()
   assert(#jar:list() == 0 and tostring(jar) == "cookie jar (0 cookies)")
   local client = http.client { base = server.url, cookies = jar }
   assert(client.cookies == jar)
-  client:get("/set?cookie=" .. http.escape("b=2; HttpOnly; Secure; Path=/x"))
-  client:get("/set?cookie=" .. http.escape("a=s3cret; Expires=Fri, 01 Jan 2100 00:00:00 GMT"))
+  client:get("/set?cookie=" .. escape("b=2; HttpOnly; Secure; Path=/x"))
+  client:get("/set?cookie=" .. escape("a=s3cret; Expires=Fri, 01 Jan 2100 00:00:00 GMT"))
   local list = jar:list()
   assert(#list == 2 and not tostring(jar):find("s3cret"))
   local a, b = list[1], list[2]

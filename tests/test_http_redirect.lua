@@ -1,6 +1,7 @@
 local expect = dofile("tests/expect.lua")
 local fs = require("sbx.fs")
 local http = require("sbx.http")
+local escape = require("sbx.url").escape
 local task = require("sbx.task")
 local peer = dofile("tests/peers/http_peer.lua")
 
@@ -8,7 +9,7 @@ local failure = expect.failure
 local misuse = expect.misuse
 
 local function lead(server, code, to)
-  return ("%s/lead?code=%d&to=%s"):format(server.url, code, http.escape(to))
+  return ("%s/lead?code=%d&to=%s"):format(server.url, code, escape(to))
 end
 
 local function seen(server, key)
@@ -115,7 +116,7 @@ test("http redirect: what lets us in stays with the server it is for", function(
   local localhost = "http://localhost:" .. server.port
   there = http.get(lead(server, 302, localhost .. "/echo"), options):json().headers
   assert(there.authorization == nil and there.cookie == nil and there["x-api-key"] == nil)
-  local detour = ("%s/lead?code=302&to=%s"):format(localhost, http.escape(server.url .. "/echo"))
+  local detour = ("%s/lead?code=302&to=%s"):format(localhost, escape(server.url .. "/echo"))
   there = http.get(lead(server, 302, detour), options):json().headers
   assert(there.authorization == nil and there.cookie == nil and there["x-api-key"] == nil)
   -- What the caller marks goes along.
@@ -197,7 +198,7 @@ end)
 
 test("http redirect: the total time is for all steps", function()
   local server <close> = peer.start()
-  local slow = "/lead?to=" .. http.escape("/busy?seconds=60")
+  local slow = "/lead?to=" .. escape("/busy?seconds=60")
   local start = task.now()
   local err = failure(http.get, server.url .. slow, { follow = 2, timeout = 0.2 })
   assert(err.kind == "timeout" and err.phase == "total" and task.now() - start < 5, tostring(err))
@@ -211,7 +212,7 @@ test("http redirect: from a socket it leads nowhere else", function()
   local here = "http://localhost/lead?code=302&to="
   local options = { unix = path, follow = 1 }
   assert(http.get(here .. "/echo", options):json().path == "/echo")
-  local err = failure(http.get, here .. http.escape("http://127.0.0.1/echo"), options)
+  local err = failure(http.get, here .. escape("http://127.0.0.1/echo"), options)
   assert(err.code == "EXDEV", tostring(err))
 end)
 

@@ -2,6 +2,7 @@ local expect = dofile("tests/expect.lua")
 local http = require("sbx.http")
 local net = require("sbx.net")
 local retry = require("sbx.retry")
+local escape = require("sbx.url").escape
 local task = require("sbx.task")
 local peer = dofile("tests/peers/http_peer.lua")
 
@@ -112,7 +113,7 @@ end)
 
 test("http retry: each step of a redirect has its own tries", function()
   local server <close> = peer.start()
-  local to = http.escape("/status?code=503&key=target")
+  local to = escape("/status?code=503&key=target")
   local res = http.post(("%s/lead?code=303&key=source&to=%s"):format(server.url, to),
     { follow = 1, retry = FAST })
   assert(res.status == 503 and seen(server, "source") == 1 and seen(server, "target") == 3)

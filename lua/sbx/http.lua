@@ -1,9 +1,7 @@
 -- HTTP requests: pooled connections, four clocks, no surprises on failure.
 
-local check = require("sbx.check")
 local core = require("sbx.core.http")
 local exchange = require("sbx.http.exchange")
-local request = require("sbx.http.request")
 
 ---@class sbx.http
 local http = {}
@@ -112,13 +110,6 @@ end
 ---@return sbx.WebSocket
 function http.websocket(url, options)
   return require("sbx.http.websocket").open(url, options)
-end
-
----Percent-encodes all bytes but letters, digits and `-._~`.
----@param text string
----@return string
-function http.escape(text)
-  return request.escape(check.string(text, "text"))
 end
 
 ---What each host's queue looks like: `limit active queued connections started

@@ -107,9 +107,10 @@ end
 ---Writes a query, without "?": from a table name → value or list of values, in
 ---the order of the names, or from a list of { name, value }, in its order.
 ---@param values table
+---@param level? integer  whose line an error names (default: the caller's)
 ---@return string
-function url.query(values)
-  return (write_query(check.table(values, "query"), 2))
+function url.query(values, level)
+  return (write_query(check.table(values, "query"), (level or 1) + 1))
 end
 
 ---Reads a query, without its "?". "+" stands for a blank, and a name

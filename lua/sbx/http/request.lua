@@ -15,38 +15,12 @@ local IDLE_SECONDS = 300
 local CONNECT_SECONDS = 10
 local MAX_BODY = 64 * MEBIBYTE
 
-local function escape_byte(char)
-  return ("%%%02X"):format(char:byte())
-end
-
----Percent-encodes all bytes but letters, digits and `-._~`.
----@param text string
----@return string
-function request.escape(text)
-  return (text:gsub("[^%w%-._~]", escape_byte))
-end
-
 local function add_query(url, query, level)
-  local names, pairs_ = {}, {}
-  for name in pairs(query) do
-    if type(name) ~= "string" then
-      error("query: expected names, got a " .. type(name), level + 1)
-    end
-    names[#names + 1] = name
-  end
-  table.sort(names)
-  for _, name in ipairs(names) do
-    local values = query[name]
-    if type(values) ~= "table" then values = { values } end
-    for _, value in ipairs(values) do
-      local pair = request.escape(name) .. "=" .. request.escape(tostring(value))
-      pairs_[#pairs_ + 1] = pair
-    end
-  end
-  if #pairs_ == 0 then return url end
+  local written = require("sbx.url").query(query, level + 1)
+  if written == "" then return url end
   local before, fragment = url:match("^([^#]*)(.*)$")
   local joint = before:find("?", 1, true) and "&" or "?"
-  return before .. joint .. table.concat(pairs_, "&") .. fragment
+  return before .. joint .. written .. fragment
 end
 
 -- Methods that a server may run twice with the effect of once.
