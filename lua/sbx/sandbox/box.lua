@@ -193,7 +193,7 @@ end
 ---@async
 ---@param remote_path string
 ---@param local_path string
----@param options? { timeout?: number }
+---@param options? sbx.sandbox.UploadOptions
 ---@return sbx.sandbox.Upload
 function Box:upload_file(remote_path, local_path, options)
   return clients[self]:upload_file(self, remote_path, local_path, options)
@@ -202,7 +202,7 @@ end
 ---@async
 ---@param remote_path string
 ---@param bytes string
----@param options? { timeout?: number, filename?: string }
+---@param options? sbx.sandbox.UploadOptions
 ---@return sbx.sandbox.Upload
 function Box:upload_bytes(remote_path, bytes, options)
   return clients[self]:upload_bytes(self, remote_path, bytes, options)
@@ -210,11 +210,54 @@ end
 
 ---@async
 ---@param remote_path string
+---@param from string|sbx.Reader|(async fun(): string|nil)|{ read: function }
+---@param options? sbx.sandbox.UploadOptions
+---@return sbx.sandbox.Upload
+function Box:upload_stream(remote_path, from, options)
+  return clients[self]:upload_stream(self, remote_path, from, options)
+end
+
+---@async
+---@param remote_path string
 ---@param local_path string
----@param options? { timeout?: number }
----@return integer size  bytes written
+---@param options? sbx.sandbox.DownloadOptions
+---@return integer size  bytes of the file
 function Box:download_file(remote_path, local_path, options)
   return clients[self]:download_file(self, remote_path, local_path, options)
+end
+
+---@async
+---@param remote_path string
+---@param options? { max?: integer, timeout?: number }
+---@return string
+function Box:download_bytes(remote_path, options)
+  return clients[self]:download_bytes(self, remote_path, options)
+end
+
+---@async
+---@param remote_path string
+---@param options? { timeout?: number }
+---@return sbx.sandbox.Download  a `<close>` value
+function Box:download_stream(remote_path, options)
+  return clients[self]:download_stream(self, remote_path, options)
+end
+
+---@async
+---@param local_dir string
+---@param remote_dir string
+---@param options? sbx.sandbox.TreeUpOptions
+---@return sbx.sandbox.Tree
+function Box:copy_tree_up(local_dir, remote_dir, options)
+  return clients[self]:copy_tree_up(self, local_dir, remote_dir, options)
+end
+
+---@async
+---@param remote_dir string
+---@param local_dir string
+---@param options? sbx.sandbox.TreeDownOptions
+---@return sbx.sandbox.Tree
+function Box:copy_tree_down(remote_dir, local_dir, options)
+  return clients[self]:copy_tree_down(self, remote_dir, local_dir, options)
 end
 
 ---@async

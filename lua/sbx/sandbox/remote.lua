@@ -4,8 +4,11 @@
 local encoding = require("sbx.encoding")
 local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
+local task = require("sbx.task")
 
 local remote = {}
+
+local CLEANUP_SECONDS = 10
 
 -- Statuses that a script ends with on purpose.
 remote.NO_TOOL = 64
@@ -76,6 +79,30 @@ function remote.run(client, call, what, script, expected)
   local status = result.exit_code
   if status ~= 0 and not (expected and expected[status]) then refuse(call, what, result) end
   return result
+end
+
+-- Files in the sandbox that nobody needs any more, removed at the end of the block.
+local Leftovers = {}
+
+function Leftovers:__close(err)
+  if self.gone then return end
+  -- A sandbox that is gone has taken them with it.
+  if errors.is_error(err) and err:is("not_running") then return end
+  local call = { op = self.call.op, sandbox_id = self.call.sandbox_id, timeout = CLEANUP_SECONDS }
+  pcall(task.shield, CLEANUP_SECONDS, remote.run, self.client, call,
+    "cannot remove what is left", "rm -f " .. self.words)
+end
+
+---@class sbx.sandbox.Leftovers
+---@field gone boolean  set it once there is nothing to remove
+
+---Removes files at the end of the block, also when it fails or is cancelled.
+---@param client sbx.sandbox.Client
+---@param call { op: string, sandbox_id: string }
+---@param words string  for the shell
+---@return sbx.sandbox.Leftovers  a `<close>` value
+function remote.leftovers(client, call, words)
+  return setmetatable({ client = client, call = call, words = words, gone = false }, Leftovers)
 end
 
 ---Raises `file_not_found` for a path in the sandbox.

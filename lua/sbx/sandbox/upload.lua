@@ -15,7 +15,6 @@ local upload = {}
 
 local MAX_FILE = 200 * 1024 * 1024 -- bytes of one request's file, as the API documents it
 local USUAL_PART = 64 * 1024 * 1024 -- bytes; a part that fails is sent again as a whole
-local CLEANUP_SECONDS = 10
 
 upload.max_file = MAX_FILE
 
@@ -109,27 +108,6 @@ end
 
 -- ---------------------------------------------------------------------- stages
 
--- Parts in the sandbox that are not the target yet; removed at the end of the
--- block unless they became it.
-local Stage = {}
-Stage.__index = Stage
-
-local function new_stage(client, plan)
-  local folder = plan.path:match("^(.*/)[^/]*$")
-  return setmetatable({
-    client = client, plan = plan, prefix = folder .. ".sbx-" .. hash.random_hex(8),
-  }, Stage)
-end
-
-function Stage:__close(err)
-  if self.finished then return end
-  -- A sandbox that is gone has taken them with it.
-  if errors.is_error(err) and err:is("not_running") then return end
-  local call = { op = self.plan.op, sandbox_id = self.plan.sandbox_id, timeout = CLEANUP_SECONDS }
-  pcall(task.shield, CLEANUP_SECONDS, remote.run, self.client, call,
-    "cannot remove what was not finished", "rm -f " .. remote.word(self.prefix) .. ".*")
-end
-
 -- Appended one after the other, so that the disk needs room for one part more. What
 -- stands in the target's place keeps its mode, and a link leads to the target.
 local JOIN = [[
@@ -160,25 +138,24 @@ local function join_script(plan, prefix, count, size, digest)
   return table.concat(lines, "\n") .. "\n"
 end
 
+-- Makes the target of the parts.
 ---@async
-local function finish(stage, count, size, digest)
-  local plan = stage.plan
+local function finish(client, plan, prefix, count, size, digest)
   local what = "cannot put " .. failure.clean(plan.path) .. " in its place"
-  local result = remote.run(stage.client, plan, what,
-    join_script(plan, stage.prefix, count, size, digest),
+  local result = remote.run(client, plan, what, join_script(plan, prefix, count, size, digest),
     { [remote.WRONG_SUM] = true, [remote.WRONG_SIZE] = true })
-  if result.exit_code == 0 then
-    stage.finished = true
-  elseif result.exit_code == remote.WRONG_SUM then
+  if result.exit_code == remote.WRONG_SUM then
     remote.mismatch(plan, plan.path, digest, failure.clean(result.stdout, nil, 64))
-  else
+  elseif result.exit_code == remote.WRONG_SIZE then
     remote.mismatch(plan, plan.path, ("a file of %d bytes"):format(size), "another length")
   end
 end
 
 ---@async
 local function send_all(client, plan, source, first, limit, meter)
-  local stage <close> = new_stage(client, plan)
+  local folder = plan.path:match("^(.*/)")
+  local prefix = folder .. ".sbx-" .. hash.random_hex(8)
+  local parts <close> = remote.leftovers(client, plan, remote.word(prefix) .. ".*")
   local size, last = 0, nil
   local function next_part()
     if last and last.last then return nil end
@@ -187,10 +164,11 @@ local function send_all(client, plan, source, first, limit, meter)
     return last
   end
   local answers = task.map(next_part, function(part)
-    return send(client, plan, part, ("%s.%d"):format(stage.prefix, part.index), meter)
+    return send(client, plan, part, ("%s.%d"):format(prefix, part.index), meter)
   end, { limit = plan.parallel })
   local digest = plan.checksum and source:digest() or nil
-  finish(stage, #answers, size, digest)
+  finish(client, plan, prefix, #answers, size, digest)
+  parts.gone = true
   return {
     success = true, path = plan.path, size = size, timestamp = answers[#answers].timestamp,
     sha256 = digest,
