@@ -4,13 +4,13 @@
 local errors = require("sbx.errors")
 local json = require("sbx.json")
 local log = require("sbx.log")
-local time = require("sbx.core.time")
-local timestamp = require("sbx.sandbox.timestamp")
 
 local failure = {}
 
 local MAX_DETAIL = 500 -- bytes of the server's words in a message
 local MAX_BODY = 2000 -- bytes of an error body that are kept
+local MAX_REQUEST_ID = 100
+local LONGEST_PAUSE = 86400 -- seconds that a server may ask for
 
 local kind_of_status = { [401] = "unauthorized", [402] = "payment_required" }
 
@@ -97,6 +97,17 @@ function failure.object(body)
   return ok and type(document) == "table" and document or nil
 end
 
+local request_id_headers = { "x-request-id", "request-id", "cf-ray" }
+
+-- What the server calls this request: its people can find it by that.
+local function request_id(response, secrets)
+  local headers = response and response.headers or {}
+  for _, name in ipairs(request_id_headers) do
+    if headers[name] then return failure.clean(headers[name], secrets, MAX_REQUEST_ID) end
+  end
+  return nil
+end
+
 local function base_fields(call)
   return {
     op = call.op,
@@ -135,27 +146,29 @@ function failure.from_status(call, response)
   fields.detail = detail
   fields.body = failure.clean(body, call.secrets, MAX_BODY)
   fields.gateway_code = document and type(document.error) == "string" and document.error or nil
-  fields.request_id = response.headers["x-request-id"]
-  fields.retry_after = timestamp.retry_after(response.headers["retry-after"], time.wall())
+  fields.request_id = request_id(response, call.secrets)
+  fields.retry_after = response.retry_after and math.min(response.retry_after, LONGEST_PAUSE)
   fields.retryable = retryable_status[status] or false
   fields.message = api_message(call, status, detail)
   return errors.new(fields)
 end
 
----The error for a success whose body is not what was promised.
+---The error for an answer that makes no sense.
 ---@param call table
----@param response table
+---@param response table|nil  where there is one
 ---@param what string  for people: "expected a JSON object"
 ---@return sbx.Error
 function failure.bad_answer(call, response, what)
   local fields = base_fields(call)
   fields.kind = "api"
   fields.code = "BAD_ANSWER"
-  fields.status = response.status
-  fields.body = failure.clean(response.body or "", call.secrets, MAX_BODY)
-  fields.request_id = response.headers["x-request-id"]
-  fields.message = ("%s: cannot make sense of the server's answer (%d): %s"):format(
-    prefix(call), response.status, what)
+  if response then
+    fields.status = response.status
+    fields.body = failure.clean(response.body or "", call.secrets, MAX_BODY)
+  end
+  fields.request_id = request_id(response, call.secrets)
+  fields.message = ("%s: cannot make sense of the server's answer%s: %s"):format(
+    prefix(call), response and (" (%d)"):format(response.status) or "", what)
   return errors.new(fields)
 end
 
@@ -168,14 +181,25 @@ end
 function failure.field(call, answer, name, wanted)
   local value = answer[name]
   if type(value) == wanted or math.type(value) == wanted then return value end
-  errors.raise({
-    kind = "api",
-    code = "BAD_ANSWER",
-    op = call.op,
-    sandbox_id = call.sandbox_id,
-    message = ("%s: cannot make sense of the server's answer: '%s' is not %s %s"):format(
-      prefix(call), name, wanted == "integer" and "an" or "a", wanted),
-  })
+  local article = wanted == "integer" and "an" or "a"
+  error(failure.bad_answer(call, nil, ("'%s' is not %s %s"):format(name, article, wanted)), 0)
+end
+
+---The error for a request that was not sent, because the server has asked for a
+---longer pause than the caller has patience for.
+---@param call table
+---@param seconds number
+---@return sbx.Error
+function failure.paused(call, seconds)
+  local fields = base_fields(call)
+  fields.kind = "api"
+  fields.status = 429
+  fields.detail = ""
+  fields.retry_after = seconds
+  fields.retryable = true
+  fields.message = ("%s: the server has asked for a pause, of which %.0f s are left"):format(
+    prefix(call), seconds)
+  return errors.new(fields)
 end
 
 ---True when no byte of the request can have reached the server.
@@ -206,6 +230,22 @@ function failure.from_transport(call, err)
     fields.message = fields.message .. " (is PRIME_API_BASE_URL right? --local needs no server)"
   end
   return errors.new(fields)
+end
+
+---The error for a sandbox that the API does not know (any more).
+---@param call { op: string, sandbox_id: string }
+---@param cause sbx.Error  the 404
+---@return sbx.Error
+function failure.gone(call, cause)
+  return failure.not_running({
+    op = call.op,
+    sandbox_id = call.sandbox_id,
+    status = "TERMINATED",
+    error_type = "SANDBOX_NOT_FOUND",
+    error_message = cause.detail ~= "" and cause.detail or nil,
+    request_id = cause.request_id,
+    cause = cause,
+  })
 end
 
 ---The error for a sandbox that cannot be used (any more).

@@ -276,11 +276,12 @@ function gateway.call(client, call)
     end
     local err = last or first
     err.attempts = attempts
+    local asked = err.retry_after or 0
     if err.status == 429 then
       patience:pause(err)
-    elseif pause then
+    elseif pause and asked <= patience:left() then
       patience:reset()
-      task.sleep(pause)
+      task.sleep(math.max(pause, asked))
     else
       error(err, 0)
     end

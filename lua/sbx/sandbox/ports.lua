@@ -3,6 +3,7 @@
 local check = require("sbx.check")
 local failure = require("sbx.sandbox.failure")
 local request = require("sbx.sandbox.request")
+local url = require("sbx.url")
 local wire = require("sbx.sandbox.wire")
 
 ---@class sbx.sandbox.Client
@@ -82,7 +83,7 @@ function methods:unexpose(target, exposure)
   wire.call(self, {
     op = "unexpose",
     method = "DELETE",
-    path = wire.sandbox_path(id, "/expose/" .. wire.escape(exposure)),
+    path = wire.sandbox_path(id, "/expose/" .. url.escape(exposure)),
     sandbox_id = id,
   })
 end

@@ -61,6 +61,14 @@ function profile.learn(client, id, vm)
   if vm == nil or type(vm) == "boolean" then profiles_of(client).known[id] = vm or false end
 end
 
+---Whether a sandbox is a virtual machine, as far as some answer has told.
+---@param client sbx.sandbox.Client
+---@param id string
+---@return boolean|nil
+function profile.known(client, id)
+  return profiles_of(client).known[id]
+end
+
 ---Forgets a sandbox that is gone.
 ---@param client sbx.sandbox.Client
 ---@param id string
@@ -78,6 +86,7 @@ local function ask(client, id, op)
     path = wire.sandbox_path(id),
     sandbox_id = id,
   })
+  client.tokens:learn_vm(id, answer.vm == true)
   return answer.vm == true
 end
 

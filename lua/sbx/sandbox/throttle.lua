@@ -5,6 +5,9 @@ local task = require("sbx.task")
 local log = require("sbx.log")
 
 ---@class sbx.sandbox.Throttle
+---@field refusals integer  in a row
+---@field private patience number
+---@field private give_up number|nil  when patience ends
 local Throttle = {}
 Throttle.__index = Throttle
 
@@ -27,17 +30,25 @@ function throttle.jitter(seconds)
   return seconds * (0.75 + math.random() / 2)
 end
 
+---Seconds until patience ends.
+---@return number
+function Throttle:left()
+  return self.give_up and self.give_up - task.now() or self.patience
+end
+
 ---Sleeps before the next try, or raises `err` when patience would end first.
 ---@async
 ---@param err sbx.Error  of a 429
 function Throttle:pause(err)
-  local now = task.now()
-  self.give_up = self.give_up or now + self.patience
+  self.give_up = self.give_up or task.now() + self.patience
   self.refusals = self.refusals + 1
   local growing = FIRST_PAUSE * 2 ^ math.min(self.refusals - 1, 20)
   local seconds = throttle.jitter(math.min(growing, LONGEST_PAUSE))
-  seconds = math.max(seconds, err.retry_after or 0)
-  if now + seconds > self.give_up then error(err, 0) end
+  if err.retry_after then
+    -- Nor do those come back together who were told the same.
+    seconds = math.max(seconds, err.retry_after + math.random() * math.min(1, growing))
+  end
+  if seconds > self:left() then error(err, 0) end
   log.debug("throttled by the server", { op = err.op, pause = ("%.1f s"):format(seconds) })
   task.sleep(seconds)
 end

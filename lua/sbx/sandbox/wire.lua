@@ -3,10 +3,12 @@
 
 local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
+local governor = require("sbx.sandbox.governor")
 local http = require("sbx.http")
 local json = require("sbx.json")
 local task = require("sbx.task")
 local throttle = require("sbx.sandbox.throttle")
+local url = require("sbx.url")
 
 local wire = {}
 
@@ -22,29 +24,16 @@ wire.connect_timeout = CONNECT_TIMEOUT
 local gateway_trouble = { [502] = true, [503] = true, [504] = true }
 local safe_methods = { GET = true, PUT = true, DELETE = true, HEAD = true }
 
-local function escape_char(char)
-  return ("%%%02X"):format(char:byte())
-end
-
----Percent-encodes everything but unreserved characters.
----@param text string
----@return string
-function wire.escape(text)
-  return (text:gsub("[^%w%-._~]", escape_char))
-end
-
 ---A query string, with its question mark, of `{ {name, value}, … }` in order;
 ---pairs whose value is nil are left out.
 ---@param pairs_list table[]
 ---@return string
 function wire.query(pairs_list)
-  local parts = {}
+  local given = {}
   for _, pair in ipairs(pairs_list) do
-    if pair[2] ~= nil then
-      parts[#parts + 1] = wire.escape(pair[1]) .. "=" .. wire.escape(tostring(pair[2]))
-    end
+    if pair[2] ~= nil then given[#given + 1] = pair end
   end
-  return #parts > 0 and "?" .. table.concat(parts, "&") or ""
+  return #given > 0 and "?" .. url.query(given) or ""
 end
 
 ---The id of a sandbox, given as such or as an object that has one.
@@ -67,7 +56,7 @@ end
 ---@param rest? string
 ---@return string
 function wire.sandbox_path(id, rest)
-  return "/sandbox/" .. wire.escape(id) .. (rest or "")
+  return "/sandbox/" .. url.escape(id) .. (rest or "")
 end
 
 local function no_key(call)
@@ -89,6 +78,7 @@ local function headers_of(client)
   }
 end
 
+-- The answer, or nil and the error of the transport.
 ---@async
 local function send(client, call)
   local ok, response = pcall(http.request, call.method, call.url, {
@@ -110,7 +100,7 @@ local function send(client, call)
 end
 
 -- Seconds to wait before the same request may be sent again, or nil.
-local function pause_before_retry(call, err, cause)
+local function pause_before_retry(call, err, cause, patience)
   if err.attempts >= ATTEMPTS then return nil end
   local again
   if cause and cause.kind == "timeout" then
@@ -120,28 +110,36 @@ local function pause_before_retry(call, err, cause)
   else
     again = call.idempotent and gateway_trouble[err.status]
   end
-  return again and math.random() * math.min(2, 0.1 * 2 ^ (err.attempts - 1)) or nil
+  local asked = err.retry_after or 0
+  if not again or asked > patience:left() then return nil end
+  return math.max(asked, math.random() * math.min(2, 0.1 * 2 ^ (err.attempts - 1)))
 end
 
--- A request that may have reached the server and whose fate nobody knows.
-local function is_unknown(err, cause)
-  if cause then return not failure.not_sent(cause) end
-  return err.status >= 500 or err.code == "BAD_ANSWER"
-end
-
--- What the server may have done must not be torn away from its answer.
+-- Waits until a call may be sent.
 ---@async
-local function exchange(client, call)
-  task.checkpoint() -- inside the shield nobody is told any more
-  call.sent = true
-  if not call.shield then return send(client, call) end
-  return task.shield(call.shield, send, client, call)
+local function admit(client, call, patience)
+  local class, id = governor.class_of(call.method, call.path)
+  local again = patience.refusals > 0
+  local grant, seconds = client.governor:admit(class, id, patience:left(), again)
+  if grant then return grant end
+  error(failure.paused(call, seconds), 0)
 end
 
+-- Sends a request and learns from its answer; with `shield` it is not cut off, for
+-- what the server does must become known.
 ---@async
-local function attempt(client, call)
-  local response, cause = exchange(client, call)
-  if cause then return nil, failure.from_transport(call, cause), cause end
+local function transmit(client, call, grant)
+  local function send_and_learn()
+    local response, cause = send(client, call)
+    client.governor:learn(grant, response or cause)
+    return response, cause
+  end
+  if not call.shield then return send_and_learn() end
+  return task.shield(call.shield, send_and_learn)
+end
+
+-- The object in an answer; or nil and the error.
+local function read_answer(call, response)
   if response.status < 200 or response.status > 299 then
     return nil, failure.from_status(call, response)
   end
@@ -149,6 +147,23 @@ local function attempt(client, call)
   if answer then return answer end
   if call.method == "DELETE" and response.body == "" then return {} end
   return nil, failure.bad_answer(call, response, "expected a JSON object")
+end
+
+-- The object in the answer; or nil, the error, and what the transport said if it
+-- was that.
+---@async
+local function exchange(client, call, patience)
+  local grant <close> = admit(client, call, patience)
+  local before = call.sent
+  call.sent = true
+  local response, cause = transmit(client, call, grant)
+  if cause then
+    if failure.not_sent(cause) then call.sent = before end
+    return nil, failure.from_transport(call, cause), cause
+  end
+  local answer, err = read_answer(call, response)
+  if err and err.status < 500 and err.code ~= "BAD_ANSWER" then call.sent = before end
+  return answer, err
 end
 
 local function prepare(client, call)
@@ -177,13 +192,12 @@ end
 ---@field raise_429? boolean  a 429 is raised, not waited for
 ---@field even_closed? boolean  works on a closed client
 ---@field timeout? number  seconds for one attempt (default 30)
----@field shield? number  seconds for which no cancellation cuts an attempt off
----@field sent? boolean  set here: a request may have reached the server, which did
----not refuse it
+---@field shield? number  seconds that a request which was sent holds off a cancellation
+---@field sent? boolean  set by the call: the server may have done what it asks for
 
----Sends one call and returns the object in its answer. Raises an `api` error or
----one of its kinds; `outcome = "unknown"` on it says that a call which changes
----something may have done so.
+---Sends one call, when the governor lets it, and returns the object in its answer.
+---Raises an `api` error or one of its kinds; `outcome = "unknown"` on it says that a
+---call which changes something may have done so.
 ---@async
 ---@param client sbx.sandbox.Client
 ---@param call sbx.sandbox.Call  taken over
@@ -191,21 +205,19 @@ end
 function wire.call(client, call)
   prepare(client, call)
   local patience = throttle.new(call.patience or client.throttle_timeout)
-  local attempts, unknown = 0, false
+  local attempts = 0
   while true do
     attempts = attempts + 1
-    local answer, err, cause = attempt(client, call)
+    local answer, err, cause = exchange(client, call, patience)
     if answer then return answer, attempts end
     err.attempts = attempts
-    unknown = unknown or is_unknown(err, cause)
-    call.sent = unknown
-    if unknown and call.method ~= "GET" then err.outcome = "unknown" end
+    if call.sent and call.method ~= "GET" then err.outcome = "unknown" end
     if err.status == 429 then
       if call.raise_429 then error(err, 0) end
       attempts = attempts - 1 -- refusals have a limit of their own
       patience:pause(err)
     else
-      local pause = pause_before_retry(call, err, cause)
+      local pause = pause_before_retry(call, err, cause, patience)
       if not pause then error(err, 0) end
       patience:reset()
       task.sleep(pause)
