@@ -71,3 +71,17 @@ test("check: a method that is called with a dot says how to call it", function()
   local ok, said = pcall(box.name)
   assert(not ok and said:find("write box:name(", 1, true), said)
 end)
+
+test("check: what a call of the library is given wrong is blamed on the script's line", function()
+  local limit, retry, sync = require("sbx.limit"), require("sbx.retry"), require("sbx.sync")
+  for _, call in ipairs({
+    function() retry.call(print, { attempts = 0 }) end,
+    function() limit.rate({ per_second = 1, name = 0 }) end,
+    function() sync.semaphore(1):acquire(0) end,
+    function() sync.mutex(5) end,
+  }) do
+    local line = debug.getinfo(call, "S").linedefined
+    local ok, said = pcall(call)
+    assert(not ok and said:find("test_check.lua:" .. line .. ": ", 1, true), tostring(said))
+  end
+end)

@@ -16,6 +16,18 @@ local function names_of(defaults)
   return names
 end
 
+-- A level for `error`: `level`, or the next one further out that is the script's
+-- own and not the library's. 0 where there is none.
+local function script_level(level)
+  level = level + 1
+  while true do
+    local info = debug.getinfo(level, "Sl")
+    if not info then return 0 end
+    if info.currentline > 0 and info.source:sub(1, 5) ~= "@sbx/" then return level - 1 end
+    level = level + 1
+  end
+end
+
 ---Returns `given` completed by `defaults`, as a new table. A key that has no
 ---default is unknown and raises, so that a misspelt option cannot pass.
 ---@param given table|nil
@@ -25,7 +37,7 @@ end
 function check.options(given, defaults, level)
   level = (level or 2) + 1
   if given ~= nil and type(given) ~= "table" then
-    error("options: expected a table, got a " .. type(given), level)
+    error("options: expected a table, got a " .. type(given), script_level(level))
   end
   local options = {}
   for name, default in pairs(defaults) do
@@ -35,7 +47,7 @@ function check.options(given, defaults, level)
     if type(name) ~= "string" or defaults[name] == nil then
       local text = "unknown option '" .. tostring(name) .. "'"
       if type(name) == "string" then text = text .. nearest.hint(name, names_of(defaults)) end
-      error(text, level)
+      error(text, script_level(level))
     end
     options[name] = value
   end
@@ -45,7 +57,7 @@ end
 local function fail(value, name, expected, level)
   local got = value == nil and "nothing" or "a " .. type(value)
   if type(value) == "number" then got = tostring(value) end
-  error(name .. ": expected " .. expected .. ", got " .. got, level + 1)
+  error(name .. ": expected " .. expected .. ", got " .. got, script_level(level + 1))
 end
 
 local function checker(type_name, expected)
@@ -112,7 +124,7 @@ function check.methods(class, label)
       class[name] = function(self, ...)
         if getmetatable(self) ~= class then
           error(("%s.%s was called without its %s: write %s:%s(…)")
-            :format(label, name, label, label, name), 2)
+            :format(label, name, label, label, name), script_level(2))
         end
         return method(self, ...)
       end
