@@ -153,14 +153,17 @@ end)
 test("select: misuse names the case", function()
   fails("select: expected a table", task.select, 5)
   fails("select: expected at least one case", task.select, {})
-  fails("select: case 2: expected a channel, a task, seconds or another thing to wait for, got a table",
-    task.select, { 1, {} })
+  fails("select: case 2: expected a channel, a task, seconds or another thing to wait for, "
+    .. "got a table", task.select, { 1, {} })
   fails("select: case 1: seconds: expected a number at least 0", task.select, { -1 })
+  fails("select: case 1: a task cannot wait for its own end", task.select, { task.current(), 1 })
+  fails("test_select.lua", function() task.select({}) end)
 end)
 
 test("select: a report names what is waited for", function()
   local chosen = task.pspawn(task.select, { channel.new(0, "jobs"), sync.event("stop") })
   task.yield()
-  assert(chosen.waiting_on == "the first of: receive from channel 'jobs', event 'stop'", chosen.waiting_on)
+  local what = chosen.waiting_on
+  assert(what == "the first of: receive from channel 'jobs', event 'stop'", what)
   chosen:cancel()
 end)

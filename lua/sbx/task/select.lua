@@ -25,15 +25,17 @@ end
 local ENDED = { done = true, failed = true, cancelled = true }
 
 local function check_cases(cases)
-  check.table(cases, "select", 4)
-  if #cases == 0 then error("select: expected at least one case", 4) end
+  check.table(cases, "select", 3)
+  if #cases == 0 then error("select: expected at least one case", 3) end
   for i, case in ipairs(cases) do
     local kind = type(case)
     if kind == "number" then
       check.number(case, ("select: case %d: seconds"):format(i), 0)
     elseif not is_task(case) and not protocol_of(case) then
-      error(("select: case %d: expected a channel, a task, seconds or another thing to wait for, got a %s")
-        :format(i, kind), 4)
+      error(("select: case %d: expected a channel, a task, seconds or another thing to wait for, "
+        .. "got a %s"):format(i, kind), 3)
+    elseif case == core.current() then
+      error(("select: case %d: a task cannot wait for its own end"):format(i), 3)
     end
   end
 end
@@ -151,7 +153,7 @@ end
 ---@async
 return function(cases)
   check_cases(cases)
-  core.checkpoint()
+  core.checkpoint("select")
   local result = try_cases(cases)
   if result then return table.unpack(result, 1, result.n) end
   local waiter = waiters.new(describe(cases))
