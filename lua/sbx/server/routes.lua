@@ -55,7 +55,10 @@ local function check_key(server, request)
 end
 
 local function send(request, status, object, headers)
-  local all = { ["Content-Type"] = "application/json", ["Cache-Control"] = "no-store" }
+  local all = {
+    ["Content-Type"] = "application/json", ["Cache-Control"] = "no-store",
+    ["Server"] = "sbxlua", -- by which clients know that there are no limits
+  }
   for name, value in pairs(headers or {}) do
     all[name] = value
   end
