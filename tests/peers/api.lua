@@ -210,15 +210,21 @@ end
 
 function usual.unexpose() return 200, { success = true, message = "ok" } end
 
-local function answer(request, status, body, headers)
+local function answer(server, request, status, body, headers)
   if type(body) == "table" then body = json.encode(body) end
-  request:respond(status, headers or { ["content-type"] = "application/json" }, body or "")
+  local all = { ["content-type"] = "application/json" }
+  for name, value in pairs(headers or {}) do
+    all[name] = value
+  end
+  -- Like the local server it has no limits, unless a test is about them.
+  if not server.limited then all["server"] = "sbxlua" end
+  request:respond(status, all, body or "")
 end
 
 local function serve_one(server, request)
   server.last_path = request.raw_path
   local op, id = find_route(request.method, request.path)
-  if not op then return answer(request, 404, { detail = "no such route" }) end
+  if not op then return answer(server, request, 404, { detail = "no such route" }) end
   server.counts[op] = (server.counts[op] or 0) + 1
   local call = {
     op = op, n = server.counts[op], id = id, request = request,
@@ -238,7 +244,7 @@ local function serve_one(server, request)
   if status == nil then
     status, body, headers = usual[op](server, call)
   end
-  answer(request, status, body, headers)
+  answer(server, request, status, body, headers)
 end
 
 local function accept_all(server)
