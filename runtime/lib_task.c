@@ -269,6 +269,14 @@ static int f_leave(lua_State *L) {
   return 0;
 }
 
+// innermost() -> the scope that the running task opened last, or nil
+static int f_innermost(lua_State *L) {
+  Task *task = running(L, "scope");
+  if (task->scope == &task->own) return 0;
+  lua_rawgetp(L, LUA_REGISTRYINDEX, task->scope);
+  return 1;
+}
+
 // scope:inner() -> the innermost scope that this task has opened inside it and
 // not closed, or nil
 static int f_inner(lua_State *L) {
@@ -414,6 +422,7 @@ static const luaL_Reg functions[] = {
     {"spawn",           f_spawn          },
     {"current",         f_current        },
     {"open",            f_open           },
+    {"innermost",       f_innermost      },
     {"yield",           f_yield          },
     {"checkpoint",      f_checkpoint     },
     {"locals",          f_locals         },

@@ -31,3 +31,26 @@ test("task: who is cancelled while waiting for its place leaves it to the next",
   end)
   assert(ran)
 end)
+
+test("task: what task.spawn starts in a scope counts for its limit", function()
+  local running, most = 0, 0
+  local function work()
+    running = running + 1
+    most = math.max(most, running)
+    task.yield()
+    running = running - 1
+  end
+  task.scope({ limit = 2 }, function(scope)
+    for _ = 1, 3 do
+      task.spawn(work)
+      task.pspawn(work)
+      scope:spawn(work)
+    end
+    task.scope(function() -- not this one's
+      for _ = 1, 3 do
+        task.spawn(task.yield)
+      end
+    end)
+  end)
+  assert(most == 2, most)
+end)

@@ -652,7 +652,7 @@ test("task: a waiter takes one task at a time", function()
   waiter:wake()
   child:join()
   fails("bad argument", waiter.wait, {})
-  fails("bad argument", task.waiter, {})
+  fails("what: expected a string", task.waiter, {})
 end)
 
 test("task: a waiter nobody waits on is collected", function()
@@ -720,4 +720,18 @@ test("task: the counts of what lives fall back when a task ends", function()
   child:cancel()
   child:pjoin()
   assert(core.stats().waits == before.waits)
+end)
+
+test("task: fields and options of the wrong type are refused", function()
+  fails("name: expected a string", function() task.current().name = {} end)
+  task.current().name = "a test"
+  task.current().name = nil
+  fails("name: expected a string", task.scope, { name = {} }, print)
+  fails("timeout: expected a number", task.scope, { timeout = false }, print)
+end)
+
+test("task: a scope's function gets no arguments that were not given", function()
+  local function count(_, ...) return select("#", ...) end
+  assert(task.scope(count) == 0 and task.scope({}, count) == 0)
+  assert(task.scope(count, nil, nil) == 2 and task.scope({}, count, nil) == 1)
 end)

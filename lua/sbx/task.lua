@@ -23,6 +23,7 @@ local task = {}
 ---@field age number           seconds since it was spawned
 ---@field site string          where: "file.lua:12"
 local Task = core.task_methods
+local wait = Task.wait
 
 -- Ends the scope and gives out what its function returned, or raises.
 local function finish_scope(scope, opts, ok, ...)
@@ -30,6 +31,11 @@ local function finish_scope(scope, opts, ok, ...)
   if outcome == "failed" then error(err, 0) end
   if outcome == "timeout" then error(scopes.timeout_error(opts.timeout, opts.name), 0) end
   if ok then return ... end
+end
+
+local function run_scope(opts, fn, ...)
+  local scope = scopes.open(opts)
+  return finish_scope(scope, opts, xpcall(fn, scopes.keep_traceback, scope, ...))
 end
 
 ---Runs `fn(scope, ...)` and returns its results once every task spawned in the
@@ -43,13 +49,12 @@ end
 function task.scope(options, fn, ...)
   if type(options) == "function" then
     local opts = { on_error = "cancel" }
-    local scope = scopes.open(opts)
-    return finish_scope(scope, opts, xpcall(options, scopes.keep_traceback, scope, fn, ...))
+    if fn == nil and select("#", ...) == 0 then return run_scope(opts, options) end
+    return run_scope(opts, options, fn, ...)
   end
   local opts = scopes.options(options, 2)
   check.fn(fn, "scope")
-  local scope = scopes.open(opts)
-  return finish_scope(scope, opts, xpcall(fn, scopes.keep_traceback, scope, ...))
+  return run_scope(opts, fn, ...)
 end
 
 local open_options = setmetatable({}, { __mode = "k" })
@@ -80,14 +85,14 @@ end
 ---@return sbx.Task
 function task.spawn(fn, ...)
   check.fn(fn, "spawn")
-  return core.spawn(nil, false, false, fn, ...)
+  return scopes.spawn(nil, false, fn, ...)
 end
 
 ---@param fn async fun(...): ...
 ---@return sbx.Task
 function task.pspawn(fn, ...)
   check.fn(fn, "pspawn")
-  return core.spawn(nil, true, false, fn, ...)
+  return scopes.spawn(nil, true, fn, ...)
 end
 
 ---@param fn async fun(...)
@@ -106,14 +111,14 @@ end
 ---@async
 ---@return ...
 function Task:join()
-  return deliver(self:wait())
+  return deliver(wait(self))
 end
 
 ---Waits for the task's end: `true` and its results, or `false` and its error.
 ---@async
 ---@return boolean, ...
 function Task:pjoin()
-  return self:wait()
+  return wait(self)
 end
 
 -- ------------------------------------------------------------- time and turns
@@ -174,7 +179,7 @@ task.get = locals.get
 ---the wait is kept. `wake` returns false when nobody will take it.
 ---@param what? string  for reports: what is waited for
 function task.waiter(what)
-  return waiters.new(what or "another task")
+  return waiters.new(what == nil and "another task" or check.string(what, "what"))
 end
 
 -- -------------------------------------------------------------------- reports

@@ -66,6 +66,10 @@ function core.current() end
 ---@return sbx.Scope
 function core.open(shielded, collects, seconds) end
 
+---The scope that the running task opened last and has not closed.
+---@return sbx.Scope|nil
+function core.innermost() end
+
 ---Lets the other ready tasks run.
 ---@async
 function core.yield() end

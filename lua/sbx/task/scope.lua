@@ -192,8 +192,8 @@ function scopes.options(options, level)
     on_error = "cancel",
     limit = check.none,
   }, level + 1)
-  if opts.timeout then check.number(opts.timeout, "timeout", 0, 1e9) end
-  if opts.deadline then
+  if opts.timeout ~= nil then check.number(opts.timeout, "timeout", 0, 1e9) end
+  if opts.deadline ~= nil then
     check.number(opts.deadline, "deadline")
     opts.timeout = math.max(0, math.min(opts.timeout or 1e9, opts.deadline - time.now()))
   end
@@ -201,6 +201,7 @@ function scopes.options(options, level)
     error("on_error: expected \"cancel\" or \"collect\"", level + 1)
   end
   if opts.limit ~= nil then check.integer(opts.limit, "limit", 1) end
+  if opts.name ~= nil then check.string(opts.name, "name") end
   return opts
 end
 
@@ -227,12 +228,19 @@ local function run_limited(limit, fn, ...)
   return fn(...)
 end
 
-local function spawn_in(scope, protect, daemon, fn, ...)
-  local limit = scope and limits[scope]
-  if limit and not daemon then
-    return core.spawn(scope, protect, daemon, run_limited, limit, fn, ...)
+---Starts `fn(...)` as a task of `scope`, once it has a place there; nil is the
+---innermost scope.
+---@param scope sbx.Scope|nil
+---@param protect boolean
+---@param fn async fun(...): ...
+---@return sbx.Task
+function scopes.spawn(scope, protect, fn, ...)
+  if next(limits) then
+    scope = scope or core.innermost()
+    local limit = scope and limits[scope]
+    if limit then return core.spawn(scope, protect, false, run_limited, limit, fn, ...) end
   end
-  return core.spawn(scope, protect, daemon, fn, ...)
+  return core.spawn(scope, protect, false, fn, ...)
 end
 
 ---Starts `fn(...)` as a task of this scope. Its failure fails the scope.
@@ -240,7 +248,7 @@ end
 ---@return sbx.Task
 function Scope:spawn(fn, ...)
   check.fn(fn, "spawn")
-  return spawn_in(self, false, false, fn, ...)
+  return scopes.spawn(self, false, fn, ...)
 end
 
 ---The same, but its failure is delivered by `join` and harms nobody else.
@@ -248,7 +256,7 @@ end
 ---@return sbx.Task
 function Scope:pspawn(fn, ...)
   check.fn(fn, "pspawn")
-  return spawn_in(self, true, false, fn, ...)
+  return scopes.spawn(self, true, fn, ...)
 end
 
 ---A task that is cancelled, not awaited, when the scope's other tasks have
@@ -257,7 +265,7 @@ end
 ---@return sbx.Task
 function Scope:daemon(fn, ...)
   check.fn(fn, "daemon")
-  return spawn_in(self, false, true, fn, ...)
+  return core.spawn(self, false, true, fn, ...)
 end
 
 return scopes
