@@ -129,27 +129,30 @@ function Box:__close(err)
   log.warn("cannot delete a sandbox yet: " .. tostring(failed), { sandbox_id = self.id })
 end
 
+---Makes what the API said last about a sandbox the fields of another object for it.
+---@param from sbx.sandbox.Box
+---@param to sbx.sandbox.Box
+---@return sbx.sandbox.Box to
+function box.copy(from, to)
+  for name in pairs(field_names) do
+    to[name] = rawget(from, name)
+  end
+  return to
+end
+
 ---Reads the sandbox's state anew into this object, and returns it.
 ---@async
 ---@return sbx.sandbox.Box
 function Box:refresh()
-  local fresh = clients[self]:get(self.id)
-  for name in pairs(field_names) do
-    self[name] = rawget(fresh, name)
-  end
-  return self
+  return box.copy(clients[self]:get(self.id), self)
 end
 
 ---Waits until commands can run in it; see `Client:wait_for_creation`.
 ---@async
 ---@param options? sbx.sandbox.WaitOptions
----@return sbx.sandbox.Box  this object, refreshed
+---@return sbx.sandbox.Box  this object, its status up to date
 function Box:wait(options)
-  local fresh = clients[self]:wait_for_creation(self.id, options)
-  for name in pairs(field_names) do
-    self[name] = rawget(fresh, name)
-  end
-  return self
+  return clients[self]:wait_for_creation(self, options)
 end
 
 ---Runs a command; see `Client:execute_command`.

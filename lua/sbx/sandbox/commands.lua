@@ -116,7 +116,9 @@ end
 function methods:execute_command(target, command, options)
   local id = wire.id_of(target)
   local opts = request.blame(checked_options, command, options)
-  return run(self, id, opts, false)
+  local result = run(self, id, opts, false)
+  self.reached[id] = true
+  return result
 end
 
 ---Raises unless a command gets through to the sandbox. One try; what the command

@@ -44,6 +44,7 @@ end
 ---@param id string
 function deletes.forget(client, id)
   client.tokens:evict(id)
+  client.reached[id] = nil
   profile.forget(client, id)
   client.owned:remove(id)
 end

@@ -92,6 +92,7 @@ end
 ---@async
 local function gone(client, call, cause)
   client.tokens:evict(call.sandbox_id)
+  client.reached[call.sandbox_id] = nil
   local context = call.once and {} or context_of(client, call.sandbox_id, call.op)
   context.status = "TERMINATED"
   context.error_type = context.error_type or "SANDBOX_NOT_FOUND"
@@ -174,12 +175,9 @@ local function after_transport(client, call, state, err, cause)
   if not unsent and not call.repeatable then err.outcome = "unknown" end
   if call.once then return nil, err end
   if cause.kind == "timeout" then
-    if unsent then return nil, err end
-    name_limit(call, err)
-    if call.operation ~= "exec" then
-      local again = call.timeout_kind == "api_timeout"
-      return again and next_pause(state, "inner"), err
-    end
+    if not unsent then name_limit(call, err) end
+    if call.timeout_kind == "api_timeout" then return next_pause(state, "inner"), err end
+    if unsent or call.operation ~= "exec" then return nil, err end
     local context = context_of(client, call.sandbox_id, call.op)
     if dead[context.status] then return nil, not_running(call, context, err) end
     return nil, err

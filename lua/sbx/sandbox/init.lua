@@ -12,6 +12,7 @@ local deletes = require("sbx.sandbox.deletes")
 local governor = require("sbx.sandbox.governor")
 local host = require("sbx.core.host")
 local ownership = require("sbx.sandbox.ownership")
+local poller = require("sbx.sandbox.poller")
 local request = require("sbx.sandbox.request")
 local tokens = require("sbx.sandbox.tokens")
 
@@ -24,6 +25,8 @@ local sandbox = {}
 ---@field tokens sbx.sandbox.Tokens
 ---@field governor sbx.sandbox.Governor
 ---@field owned sbx.sandbox.Ownership
+---@field poller sbx.sandbox.Poller
+---@field reached table<string, boolean>  ids to which commands get through
 ---@field deletes sbx.sandbox.Deletes
 ---@field throttle_timeout number  seconds that one call waits out 429 answers
 ---@field user_agent string
@@ -103,6 +106,8 @@ function sandbox.client(options)
   self.tokens = tokens.new(self)
   self.governor = governor.new(self.config)
   self.owned = ownership.new(self)
+  self.poller = poller.new(self)
+  self.reached = {}
   self.deletes = deletes.new(self)
   return self
 end

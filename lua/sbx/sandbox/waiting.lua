@@ -1,68 +1,34 @@
 -- Waiting until sandboxes can be used: the API says RUNNING, and a command gets
--- through. One by GET; many by the list endpoint, with the state kept per id.
+-- through. All who wait share the looks at the API (poller.lua), however many they are.
 
 local box = require("sbx.sandbox.box")
 local check = require("sbx.check")
-local commands = require("sbx.sandbox.commands")
 local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
-local listing = require("sbx.sandbox.listing")
+local probe = require("sbx.sandbox.probe")
 local request = require("sbx.sandbox.request")
 local task = require("sbx.task")
-local throttle = require("sbx.sandbox.throttle")
 local wire = require("sbx.sandbox.wire")
 
 ---@class sbx.sandbox.Client
 local methods = {}
 
 local DEFAULT_TIMEOUT = 300 -- seconds
-local FIRST_PAUSE = 0.1 -- between two looks
-local LONGEST_PAUSE = 5
-local GROWTH = 1.5
-local FEW = 1 -- ids up to which asking for each is cheaper than listing
-local PROBES = 32 -- at once
-local LOOKUPS = 16 -- at once
-local MAX_PAGES = 1000
+local BUILD_TIMEOUT = 3000 -- while the image is built
+local MOST_NAMED = 10 -- in the message of a bulk wait
 
 local terminal = { ERROR = true, TERMINATED = true, TIMEOUT = true }
 
--- Statuses of a probe that only mean "not yet".
-local not_yet = {
-  [408] = true, [409] = true, [429] = true,
-  [500] = true, [502] = true, [503] = true, [504] = true, [524] = true,
-}
-
--- The same in the words of a virtual machine's command session.
-local passing_code = { aborted = true, unavailable = true }
-
-local passing_cause = { connect = true, dns = true, http = true, timeout = true }
-
 ---@class sbx.sandbox.WaitOptions
----@field timeout? number  seconds in all (default 300)
+---@field timeout? number  seconds in all, but for those that its image is built (default 300)
 
-local function pause(round)
-  return throttle.jitter(math.min(LONGEST_PAUSE, FIRST_PAUSE * GROWTH ^ math.min(round, 20)))
-end
-
--- True when a failed probe may succeed later: the gateway may learn of a new
--- sandbox after the API has called it RUNNING.
-local function may_pass(err)
-  if not errors.is_error(err) then return false end
-  if err.error_type == "SANDBOX_NOT_FOUND" then return true end
-  if err.kind == "command_timeout" or err.kind == "api_timeout" then return true end
-  if passing_code[err.code] then return true end
-  if err.status then return not_yet[err.status] or false end
-  return errors.is_error(err.cause) and passing_cause[err.cause.kind] or false
-end
-
--- Whether a command gets through. False says "not yet", with the reason; what
--- time will not mend is raised.
----@async
-local function is_reachable(client, id)
-  local ok, err = pcall(commands.probe, client, id)
-  if ok then return true end
-  if may_pass(err) then return false, err end
-  error(err, 0)
+-- How one wait stands: `status` and `building` as seen last, `cause` why a command did
+-- not get through, and the seconds that are `left` (`build_left` while building).
+local function new_wait(op, id, seconds)
+  return {
+    op = op, id = id, seconds = seconds, left = seconds, build_left = BUILD_TIMEOUT,
+    status = "unknown", building = false,
+  }
 end
 
 local function ended(op, found)
@@ -70,36 +36,59 @@ local function ended(op, found)
     op = op,
     sandbox_id = found.id,
     status = found.status,
-    error_type = type(found.error_type) == "string" and found.error_type or nil,
-    error_message = type(found.error_message) == "string" and found.error_message or nil,
+    error_type = found.error_type,
+    error_message = found.error_message,
   })
 end
 
-local function out_of_time(op, id, seconds, seen)
+local function out_of_time(wait)
+  local seconds = wait.building and BUILD_TIMEOUT or wait.seconds
   local err = failure.not_running({
-    op = op,
-    sandbox_id = id,
-    status = seen.status or "unknown",
-    error_type = seen.status == "RUNNING" and "GATEWAY_REACHABILITY_TIMEOUT" or nil,
-    error_message = ("not usable within %g s"):format(seconds),
-    cause = seen.cause,
+    op = wait.op,
+    sandbox_id = wait.id,
+    status = wait.status,
+    error_type = wait.status == "RUNNING" and "GATEWAY_REACHABILITY_TIMEOUT" or nil,
+    error_message = ("%s within %g s"):format(
+      wait.building and "its image was not built" or "not usable", seconds),
+    cause = wait.cause,
   })
   err.timeout = seconds
+  wait.late = true
   return err
 end
 
--- Throttling is waited out for as long as the deadline around all this allows.
+-- Calls `fn(...)` within the time that is left, and counts it off.
 ---@async
-local function look_at(client, id)
-  local call = {
-    op = "get",
-    method = "GET",
-    path = wire.sandbox_path(id),
-    sandbox_id = id,
-    patience = math.huge,
-  }
-  return box.from(client, call, (wire.call(client, call)))
+local function within(wait, fn, ...)
+  local clock = wait.building and "build_left" or "left"
+  local began = task.now()
+  local in_time, first, second = task.move_on(math.max(0, wait[clock]), fn, ...)
+  wait[clock] = wait[clock] - (task.now() - began)
+  if not in_time then error(out_of_time(wait), 0) end
+  return first, second
 end
+
+---@async
+local function wait_for_one(client, wait)
+  local watch <close> = client.poller:watch(wait.id)
+  while true do
+    local found = within(wait, watch.next, watch)
+    wait.status = found.status
+    wait.building = found.status == "PENDING" and found.pending_image_build_id ~= nil
+    if terminal[found.status] then
+      wait.found = found
+      error(ended(wait.op, found), 0)
+    end
+    if found.status == "RUNNING" then
+      local reached, cause = within(wait, probe.reaches, client, wait.id)
+      if reached then return found end
+      wait.cause = cause
+      if cause.retry_after then within(wait, task.sleep, cause.retry_after) end
+    end
+  end
+end
+
+-- ------------------------------------------------------------------ one sandbox
 
 local function checked_options(given)
   local options = check.options(given, { timeout = DEFAULT_TIMEOUT }, -1)
@@ -107,26 +96,18 @@ local function checked_options(given)
   return options
 end
 
--- ------------------------------------------------------------------ one sandbox
-
----@async
-local function wait_for_one(client, id, seen)
-  for round = 0, math.huge do
-    local found = look_at(client, id)
-    seen.status = found.status
-    if terminal[found.status] then error(ended("wait_for_creation", found), 0) end
-    if found.status == "RUNNING" then
-      local reachable, cause = is_reachable(client, id)
-      if reachable then return found end
-      seen.cause = cause
-    end
-    task.sleep(math.max(pause(round), seen.cause and seen.cause.retry_after or 0))
+-- What a look has shown, as fields of the object.
+local function update(target, found)
+  if found.box then return box.copy(found.box, target) end
+  for _, name in ipairs({ "status", "error_type", "error_message", "pending_image_build_id" }) do
+    target[name] = found[name]
   end
 end
 
----Waits until commands can run in a sandbox, and returns its present state.
----Raises `not_running` (or `oom`, `sandbox_timeout`, `image_pull`) when it ends
----instead or does not get there in time, and what `get` raises.
+---Waits until commands can run in a sandbox. Given an object, brings its status up to
+---date and returns it; given an id, returns the sandbox. Raises `not_running` (or
+---`oom`, `sandbox_timeout`, `image_pull`) when it ends instead or does not get there in
+---time, and what `get` raises.
 ---@async
 ---@param target string|sbx.sandbox.Box
 ---@param options? sbx.sandbox.WaitOptions
@@ -134,171 +115,158 @@ end
 function methods:wait_for_creation(target, options)
   local id = wire.id_of(target)
   local seconds = request.blame(checked_options, options).timeout
-  local seen = {}
-  local in_time, found = task.move_on(seconds, wait_for_one, self, id, seen)
-  if not in_time then error(out_of_time("wait_for_creation", id, seconds, seen), 0) end
-  return found
+  local wait = new_wait("wait_for_creation", id, seconds)
+  local ok, found = pcall(wait_for_one, self, wait)
+  if box.is_box(target) then
+    local last = ok and found or wait.found
+    if last then update(target, last) end
+    if ok then return target end
+  end
+  if not ok then error(found, 0) end
+  return found.box or self:get(id)
 end
 
 -- ------------------------------------------------------------------------- many
 
--- What is known of each wanted sandbox, over all rounds.
-local function new_fleet(ids)
-  local fleet = { ids = ids, states = {}, open = #ids, hold = 0 }
-  for _, id in ipairs(ids) do
-    if fleet.states[id] then error(("bulk_wait_for_creation: %s is named twice"):format(id), 0) end
-    fleet.states[id] = { id = id, status = "unknown", ready = false }
-  end
-  return fleet
-end
-
-local function record(fleet, found, round)
-  local state = fleet.states[found.id]
-  if not state or state.ready then return false end
-  local news = state.round ~= round
-  state.status, state.round = found.status, round
-  if terminal[found.status] then state.failure = ended("bulk_wait_for_creation", found) end
-  return news
-end
-
-local function not_seen(fleet, round)
-  local ids = {}
-  for _, id in ipairs(fleet.ids) do
-    local state = fleet.states[id]
-    if not state.ready and state.round ~= round then ids[#ids + 1] = id end
-  end
-  return ids
-end
-
--- Reads pages until every open id has shown up. Throttling is waited out for as
--- long as the deadline around all this allows, and the same page asked again.
----@async
-local function read_list(client, fleet, round)
-  local missing = fleet.open
-  local options = { per_page = 100, exclude_terminated = true, user_id = "" }
-  for page = 1, MAX_PAGES do
-    local found = listing.page(client, options, page, math.huge)
-    for _, item in ipairs(found) do
-      if record(fleet, item, round) then missing = missing - 1 end
-    end
-    if missing <= 0 or not found.has_next then return end
-  end
-end
-
--- Asks for single ids: those that the list did not show, because it hides ended
--- ones or because its pages moved meanwhile.
----@async
-local function look_up(client, fleet, ids, round)
-  task.map(ids, function(id)
-    local found, err = errors.try(look_at, client, id)
-    if found then
-      record(fleet, found, round)
-    elseif errors.is_error(err) and err.status == 404 then
-      local gone = { id = id, status = "TERMINATED", error_type = "SANDBOX_NOT_FOUND" }
-      record(fleet, gone, round)
-    else
-      error(err, 0)
-    end
-  end, { limit = LOOKUPS })
-end
-
-local function raise_failures(fleet, seconds)
-  local failed, list, parts = {}, {}, {}
-  for _, id in ipairs(fleet.ids) do
-    local state = fleet.states[id]
-    if seconds and not state.ready and not state.failure then
-      state.failure = out_of_time("bulk_wait_for_creation", id, seconds, state)
-    end
-    if state.failure then
-      failed[id] = state.status
-      list[#list + 1] = state.failure
-      if #parts < 10 then parts[#parts + 1] = ("%s is %s"):format(id, state.status) end
-    end
-  end
-  if #list == 0 then return end
-  if #list > #parts then parts[#parts + 1] = ("and %d more"):format(#list - #parts) end
-  local text = table.concat(parts, ", ")
-  errors.raise({
-    kind = #list == 1 and list[1].kind or "not_running",
-    op = "bulk_wait_for_creation",
-    sandbox_id = #list == 1 and list[1].sandbox_id or nil,
-    failed = failed,
-    errors = list,
-    cause = list[1],
-    message = ("bulk_wait_for_creation: %d of %d not usable%s: %s"):format(
-      #list, #fleet.ids, seconds and (" within %g s"):format(seconds) or "", failure.clean(text)),
-  })
-end
-
----@async
-local function prove(client, fleet, on_ready)
-  local candidates = {}
-  for _, id in ipairs(fleet.ids) do
-    local state = fleet.states[id]
-    if state.status == "RUNNING" and not state.ready then candidates[#candidates + 1] = state end
-  end
-  task.map(candidates, function(state)
-    local reachable, cause = is_reachable(client, state.id)
-    state.cause = cause
-    if not reachable then
-      fleet.hold = math.max(fleet.hold, cause.retry_after or 0)
-      return
-    end
-    state.ready = true
-    fleet.open = fleet.open - 1
-    if on_ready then on_ready(state.id, #fleet.ids - fleet.open, #fleet.ids) end
-  end, { limit = PROBES })
-end
-
----@async
-local function wait_for_many(client, fleet, on_ready)
-  for round = 0, math.huge do
-    if fleet.open > FEW then read_list(client, fleet, round) end
-    look_up(client, fleet, not_seen(fleet, round), round)
-    raise_failures(fleet)
-    fleet.hold = 0
-    prove(client, fleet, on_ready)
-    if fleet.open == 0 then return end
-    task.sleep(math.max(pause(round), fleet.hold))
-  end
-end
-
 ---@class sbx.sandbox.BulkWaitOptions
----@field timeout? number  seconds in all (default 300)
+---@field timeout? number  seconds in all, as for one (default 300)
 ---@field on_ready? fun(id: string, ready: integer, total: integer)  as each gets usable
+---@field on_error? "raise"|"collect"  what the first failure does (default "raise")
 
 local function checked_bulk(targets, given)
   local options = check.options(given, {
     timeout = DEFAULT_TIMEOUT,
     on_ready = check.none,
+    on_error = "raise",
   }, -1)
   check.number(options.timeout, "timeout", 0)
   if options.on_ready ~= nil then check.fn(options.on_ready, "on_ready") end
-  local ids = {}
-  for i, target in ipairs(check.table(targets, "sandboxes")) do
-    ids[i] = wire.id_of(target)
+  if options.on_error ~= "raise" and options.on_error ~= "collect" then
+    error("on_error: expected 'raise' or 'collect'", 0)
   end
-  return new_fleet(ids), options
+  local waits, boxes, seen = {}, {}, {}
+  for _, target in ipairs(check.table(targets, "sandboxes")) do
+    local id = wire.id_of(target)
+    if not seen[id] then
+      seen[id] = true
+      waits[#waits + 1] = new_wait("bulk_wait_for_creation", id, options.timeout)
+    end
+    if box.is_box(target) then boxes[#boxes + 1] = target end
+  end
+  options.boxes = boxes
+  return waits, options
 end
 
----Waits until commands can run in all of the sandboxes, with a few requests a
----round however many there are, and slows down while the API throttles. Raises
----`not_running` as soon as some have ended, or at the deadline: `failed` has the
----status by id, `errors` an error for each.
+-- One that is not there has ended, among many.
+local function failure_of(wait, err)
+  if not errors.is_error(err) or err.status ~= 404 or err.sandbox_id ~= wait.id then return err end
+  wait.status = "TERMINATED"
+  wait.found = { id = wait.id, status = "TERMINATED", error_type = "SANDBOX_NOT_FOUND" }
+  return ended(wait.op, wait.found)
+end
+
 ---@async
----@param targets (string|sbx.sandbox.Box)[]
+local function wait_for_all(client, waits, opts)
+  local ready = 0
+  task.map(waits, function(wait)
+    local ok, found = pcall(wait_for_one, client, wait)
+    if ok then
+      wait.found = found
+      ready = ready + 1
+      if opts.on_ready then opts.on_ready(wait.id, ready, #waits) end
+      return
+    end
+    local err = found
+    if not errors.is_error(err) or err.kind == "cancelled" then error(err, 0) end
+    wait.failure = failure_of(wait, err)
+    if opts.on_error == "collect" then return end
+    -- What the same answer says of others is to be told with it.
+    task.yield()
+    error(wait.failure, 0)
+  end, { limit = math.max(1, #waits) })
+end
+
+-- Whether `err` is what the API said to all of them, whatever their state.
+local function is_common(list)
+  for _, err in ipairs(list) do
+    if err ~= list[1] then return false end
+  end
+  return #list > 1
+end
+
+local function common_kind(list)
+  for _, err in ipairs(list) do
+    if err.kind ~= list[1].kind then return "not_running" end
+  end
+  return list[1].kind
+end
+
+-- The error of a bulk wait, or nil when none of its sandboxes has failed.
+local function bulk_error(waits, seconds)
+  local late = false
+  for _, wait in ipairs(waits) do
+    late = late or wait.late
+  end
+  local failed, list, parts = {}, {}, {}
+  for _, wait in ipairs(waits) do
+    -- They all ran out of time, though not at the very same moment.
+    if late and not wait.failure and not wait.found and not wait.building then
+      wait.failure = out_of_time(wait)
+    end
+    if wait.failure then
+      failed[wait.id] = wait.status
+      list[#list + 1] = wait.failure
+      if #parts < MOST_NAMED then
+        parts[#parts + 1] = ("%s is %s"):format(wait.id, wait.status)
+      end
+    end
+  end
+  if #list == 0 then return nil end
+  if is_common(list) then return list[1] end
+  if #list > #parts then parts[#parts + 1] = ("and %d more"):format(#list - #parts) end
+  return errors.new({
+    kind = common_kind(list),
+    op = "bulk_wait_for_creation",
+    sandbox_id = #list == 1 and list[1].sandbox_id or nil,
+    failed = failed,
+    errors = list,
+    cause = list[1],
+    message = ("bulk_wait_for_creation: %d of %d not usable%s: %s"):format(#list, #waits,
+      late and (" within %g s"):format(seconds) or "",
+      failure.clean(table.concat(parts, ", "))),
+  })
+end
+
+local function report(waits, boxes)
+  local statuses, failures, by_id = {}, {}, {}
+  for _, wait in ipairs(waits) do
+    statuses[wait.id] = wait.status
+    failures[wait.id] = wait.failure
+    by_id[wait.id] = wait.found
+  end
+  for _, target in ipairs(boxes) do
+    if by_id[target.id] then update(target, by_id[target.id]) end
+  end
+  return statuses, failures
+end
+
+---Waits until commands can run in all of the sandboxes, any number of them, with a few
+---requests a round, and slows down while the API throttles. Raises `not_running` as
+---soon as some have ended, or at the deadline: `failed` has the status by id, `errors`
+---an error for each. With `on_error = "collect"` it waits for the others nevertheless,
+---and returns the failures by id.
+---@async
+---@param targets (string|sbx.sandbox.Box)[]  one that is named twice is waited for once
 ---@param options? sbx.sandbox.BulkWaitOptions
----@return table<string, string> statuses  by id: all RUNNING
+---@return table<string, string> statuses  by id, as seen last
+---@return table<string, sbx.Error>|nil failures  by id, with "collect"
 function methods:bulk_wait_for_creation(targets, options)
-  local fleet, opts = request.blame(checked_bulk, targets, options)
-  if not task.move_on(opts.timeout, wait_for_many, self, fleet, opts.on_ready) then
-    raise_failures(fleet, opts.timeout)
-  end
-  local statuses = {}
-  for _, id in ipairs(fleet.ids) do
-    statuses[id] = fleet.states[id].status
-  end
-  return statuses
+  local waits, opts = request.blame(checked_bulk, targets, options)
+  local ok, err = pcall(wait_for_all, self, waits, opts)
+  local statuses, failures = report(waits, opts.boxes)
+  if ok then return statuses, opts.on_error == "collect" and failures or nil end
+  local known = errors.is_error(err) and err.kind ~= "cancelled" and bulk_error(waits, opts.timeout)
+  error(known or err, 0)
 end
 
 return { methods = methods }
