@@ -33,6 +33,7 @@ local routes = {
   { "POST", "^/api/v1/sandbox$", "create" },
   { "GET", "^/api/v1/sandbox$", "list" },
   { "DELETE", "^/api/v1/sandbox$", "bulk_delete" },
+  { "POST", "^/api/v1/sandbox/status:batchGet$", "batch" },
   { "GET", "^/api/v1/sandbox/expose/all$", "list_exposed" },
   { "GET", "^/api/v1/sandbox/([^/]+)$", "get" },
   { "DELETE", "^/api/v1/sandbox/([^/]+)$", "delete" },
@@ -124,6 +125,20 @@ function usual.list(server, call)
     sandboxes = json.array(found), total = #ids, page = page, per_page = size,
     has_next = page * size < #ids,
   }
+end
+
+function usual.batch(server, call)
+  local statuses, failed = {}, {}
+  for _, id in ipairs(call.body.sandbox_ids) do
+    local object = server.sandboxes[id]
+    if object then
+      object.status = "RUNNING"
+      statuses[#statuses + 1] = { sandbox_id = id, status = object.status }
+    else
+      failed[#failed + 1] = { sandbox_id = id, code = "NOT_FOUND", message = "No such sandbox" }
+    end
+  end
+  return 200, { statuses = json.array(statuses), errors = json.array(failed) }
 end
 
 function usual.delete(server, call)
