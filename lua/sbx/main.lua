@@ -15,6 +15,7 @@ usage: sbxlua [options] FILE [arguments]    run a script
        sbxlua [options] -                   run what stdin holds
        sbxlua serve [options]               the sandbox API on this machine
        sbxlua test [options] [PATH...]      run tests
+       sbxlua gc [--yes]                    delete what killed runs left behind
        sbxlua version | help
 
 options
@@ -38,7 +39,7 @@ end
 -- ------------------------------------------------------------------ arguments
 
 local options = { "--local", "--help", "--version", "--cleanup-timeout" }
-local verbs = { serve = "sbx.cli.serve", test = "sbx.cli.test" }
+local verbs = { gc = "sbx.cli.gc", serve = "sbx.cli.serve", test = "sbx.cli.test" }
 
 local function verb_names()
   local names = { "help", "version" }

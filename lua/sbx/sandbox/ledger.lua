@@ -132,7 +132,8 @@ local function open(config)
   local host, boot = ledger.place()
   self:add({
     v = 1, run = ledger.run_id(), pid = process.pid(), at = time.wall(), host = host, boot = boot,
-    url = config.base_url, account = account, program = arg and arg[0] or nil,
+    url = config.base_url:gsub("//[^/]*@", "//"), account = account,
+    program = arg and arg[0] or nil,
   })
   return self
 end
