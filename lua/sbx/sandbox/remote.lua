@@ -42,7 +42,7 @@ function remote.word(bytes)
   if encoding.utf8_valid(bytes) then return encoding.quote_shell(bytes) end
   -- A substitution would lose line feeds at the end.
   local text, ends = bytes:match("^(.-)(\n*)$")
-  local spelt = text:gsub("[^%w/._-]", octal)
+  local spelt = text:gsub("[^%w/._]", octal) -- a "-" would begin an option
   return ("\"$(printf '%s')\"'%s'"):format(spelt, ends)
 end
 
@@ -75,7 +75,9 @@ end
 ---@param expected? table<integer, boolean>
 ---@return sbx.sandbox.Result
 function remote.run(client, call, what, script, expected)
-  local result = client:execute_command(call.sandbox_id, script, { timeout = call.timeout })
+  local result = client:execute_command(call.sandbox_id, script, {
+    timeout = call.timeout,
+  })
   local status = result.exit_code
   if status ~= 0 and not (expected and expected[status]) then refuse(call, what, result) end
   return result
@@ -89,8 +91,11 @@ function Leftovers:__close(err)
   -- A sandbox that is gone has taken them with it.
   if errors.is_error(err) and err:is("not_running") then return end
   local call = { op = self.call.op, sandbox_id = self.call.sandbox_id, timeout = CLEANUP_SECONDS }
+  -- A request that was given up may still arrive: once more a little later.
+  local script = ("rm -f %s\n(sleep 2; rm -f %s) >/dev/null 2>&1 </dev/null &\n"):format(
+    self.words, self.words)
   pcall(task.shield, CLEANUP_SECONDS, remote.run, self.client, call,
-    "cannot remove what is left", "rm -f " .. self.words)
+    "cannot remove what is left", script)
 end
 
 ---@class sbx.sandbox.Leftovers
@@ -121,7 +126,7 @@ function remote.not_found(call, path, what)
   })
 end
 
----Raises `checksum_mismatch`.
+---Raises `checksum_mismatch`: of what was sent, `expected`, something else arrived.
 ---@param call { op: string, sandbox_id: string }
 ---@param path string
 ---@param expected string
@@ -134,8 +139,8 @@ function remote.mismatch(call, path, expected, actual)
     path = path,
     expected = expected,
     actual = actual,
-    message = message(call, "the SHA-256 of " .. failure.clean(path),
-      ("%s was sent, %s arrived"):format(expected, actual)),
+    message = message(call, failure.clean(path) .. " did not arrive as it was sent",
+      ("%s were sent, %s arrived"):format(expected, actual)),
   })
 end
 

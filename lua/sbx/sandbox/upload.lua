@@ -145,9 +145,9 @@ local function finish(client, plan, prefix, count, size, digest)
   local result = remote.run(client, plan, what, join_script(plan, prefix, count, size, digest),
     { [remote.WRONG_SUM] = true, [remote.WRONG_SIZE] = true })
   if result.exit_code == remote.WRONG_SUM then
-    remote.mismatch(plan, plan.path, digest, failure.clean(result.stdout, nil, 64))
+    remote.mismatch(plan, plan.path, digest, result.stdout:match("^%x+") or "nothing")
   elseif result.exit_code == remote.WRONG_SIZE then
-    remote.mismatch(plan, plan.path, ("a file of %d bytes"):format(size), "another length")
+    remote.mismatch(plan, plan.path, size .. " bytes", "another number")
   end
 end
 
