@@ -44,7 +44,9 @@ end)
 
 test("combine: any passes over failures to the first success", function()
   local ends = {}
-  local got = task.any({ runner(ends, "a", 0, "broken"), runner(ends, "b", 0.003), runner(ends, "c", 60) })
+  local got = task.any({
+    runner(ends, "a", 0, "broken"), runner(ends, "b", 0.003), runner(ends, "c", 60),
+  })
   assert(got == "b" and #ends == 3)
 end)
 
@@ -77,7 +79,37 @@ test("combine: a cancelled task joined in one of them is a failure, not its own 
   local sleeper = task.pspawn(task.sleep, 60)
   sleeper:cancel()
   local outcomes = task.settle({ function() sleeper:join() end, function() return "other" end })
-  assert(not outcomes[1].ok and outcomes[1].error.kind == "cancelled" and outcomes[2].value == "other")
+  assert(not outcomes[1].ok and outcomes[1].error.kind == "cancelled")
+  assert(outcomes[2].value == "other")
+end)
+
+test("combine: a function cancelled alone has failed, and nothing is made up for it", function()
+  local function cancel_itself()
+    task.current():cancel("enough")
+    task.yield()
+  end
+  local function succeed()
+    task.yield()
+    return "fine"
+  end
+  fails("cancelled: enough", task.gather, { succeed, cancel_itself })
+  fails("cancelled: enough", task.race, { cancel_itself, cancel_itself })
+  assert(task.race({ cancel_itself, succeed }) == "fine")
+  assert(task.any({ cancel_itself, succeed }) == "fine")
+  local err = fails("any: all 2 failed", task.any, {
+    cancel_itself, function() error("plain", 0) end,
+  })
+  assert(err.errors[1].kind == "cancelled" and err.errors[2] == "plain")
+  local outcomes = task.settle({ cancel_itself, succeed })
+  assert(not outcomes[1].ok and outcomes[1].error.kind == "cancelled" and outcomes[2].ok)
+end)
+
+test("combine: any tells of errors that cannot be shown, or are nil", function()
+  local mute = setmetatable({}, { __tostring = function() error("mute") end })
+  local err = fails("the first with: (an error that cannot be shown)", task.any, {
+    function() error(mute) end, function() error() end,
+  })
+  assert(err.errors[1] == mute and err.errors[2] == "no error object")
 end)
 
 test("combine: misuse names the culprit", function()

@@ -24,7 +24,8 @@ test("map: retries each item by itself", function()
     if tries[n] < n then error(transient(), 0) end
     return n * n
   end, { retry = { attempts = 6, pause = 0 } })
-  assert(table.concat(results, " ") == "1 4 9 16 25 36" and table.concat(tries, " ") == "1 2 3 4 5 6")
+  assert(table.concat(results, " ") == "1 4 9 16 25 36")
+  assert(table.concat(tries, " ") == "1 2 3 4 5 6")
   local _, failures = task.map({ 1, 2 }, function(n)
     if n == 2 then error(transient(), 0) end
   end, { retry = 2, on_error = "collect" })
@@ -34,7 +35,9 @@ end)
 test("map: the timeout of an item covers its tries and pauses", function()
   local _, failures = task.map({ 1 }, function()
     error(transient(), 0)
-  end, { retry = { attempts = 50, pause = 10, max_pause = 10 }, timeout = 0.02, on_error = "collect" })
+  end, {
+    retry = { attempts = 50, pause = 10, max_pause = 10 }, timeout = 0.02, on_error = "collect",
+  })
   assert(failures[1].kind == "timeout", tostring(failures[1]))
 end)
 
@@ -84,6 +87,45 @@ end)
 
 test("map: a source that fails ends the map with its error", function()
   fails("no more", task.map, function() error("no more", 0) end, print)
+end)
+
+test("map: a source that failed is not called again by the next worker", function()
+  for _, limit in ipairs({ 1, 2, 8 }) do
+    local calls = 0
+    fails("no more", task.map, function()
+      calls = calls + 1
+      task.yield()
+      if calls == 3 then error("no more", 0) end
+      return calls
+    end, task.yield, { limit = limit })
+    assert(calls == 3, calls)
+  end
+end)
+
+test("map: a worker that is cancelled alone leaves no list that passes for whole", function()
+  local function cancel_itself(n)
+    if n == 2 then task.current():cancel("enough") end
+    task.yield()
+    return n
+  end
+  for _, way in ipairs({ "cancel", "collect" }) do
+    fails("cancelled: enough", task.map, numbers(6), cancel_itself, { limit = 2, on_error = way })
+  end
+  fails("cancelled: enough", function()
+    for _ in task.imap(numbers(6), cancel_itself, { limit = 2 }) do end
+  end)
+end)
+
+test("map: an error of nil is an error", function()
+  local results, failures = task.map({ 1, 2 }, function(n)
+    if n == 1 then error() end
+    return n
+  end, { on_error = "collect" })
+  assert(results[1] == nil and results[2] == 2)
+  assert(failures[1] == "no error object" and failures[2] == nil)
+  fails("no error object", function()
+    for _ in task.imap({ 1 }, function() error() end) do end
+  end)
 end)
 
 test("map: items that wait for their turn cost no task", function()
@@ -182,6 +224,42 @@ test("imap: closing it ends the work that is left", function()
   assert(core.stats().tasks == before and ended >= 4, ended)
 end)
 
+test("imap: at the end of its block nothing is at work any more", function()
+  local at_work, most = 0, 0
+  do
+    local results <close> = task.imap(numbers(9), function(n)
+      at_work = at_work + 1
+      most = math.max(most, at_work)
+      local _ <close> = setmetatable({}, {
+        __close = function()
+          task.sleep(0.001)
+          at_work = at_work - 1
+        end,
+      })
+      task.sleep(n == 1 and 0 or 60)
+    end, { limit = 3 })
+    results()
+  end
+  assert(at_work == 0 and most == 3, at_work)
+end)
+
+test("imap: closed twice, or by its own work", function()
+  local results
+  results = task.imap(numbers(9), function(n)
+    task.yield()
+    if n == 3 then results:close() end
+    return n
+  end, { limit = 1 })
+  local seen = 0
+  for _ in results do
+    seen = seen + 1
+  end
+  assert(seen == 2, seen)
+  results:close()
+  results:close()
+  assert(results() == nil)
+end)
+
 test("imap: left without closing, it ends with the scope around it", function()
   local ended = 0
   task.scope(function()
@@ -213,5 +291,9 @@ test("map: misuse names the argument", function()
   fails("imap: expected a list or a function, got a string", task.imap, "x", print)
   fails("retry", task.map, {}, print, { retry = "3" })
   fails("attempts", task.map, {}, print, { retry = 0 })
-  fails("progress: expected a label or a function, got a boolean", task.map, {}, print, { progress = true })
+  fails("progress: expected a label or a function, got a boolean", task.map, {}, print,
+    { progress = true })
+  fails("attempts: expected a whole number, got 1.5", task.map, {}, print, { retry = 1.5 })
+  fails("test_map.lua", function() task.map(5, print) end)
+  fails("test_map.lua", function() task.map({}, print, { retry = "3" }) end)
 end)

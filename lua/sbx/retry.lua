@@ -62,7 +62,7 @@ check.methods(Budget, "budget")
 -- --------------------------------------------------------------------- call
 
 local function check_options(options, level)
-  if math.type(options) == "integer" then options = { attempts = options } end
+  if type(options) == "number" then options = { attempts = options } end
   if options ~= nil and type(options) ~= "table" then
     error("retry: expected a number of attempts or a table, got a " .. type(options), level + 1)
   end
@@ -94,7 +94,8 @@ end
 ---@return number
 function retry.pause(options, attempt, err)
   local longest = options.max_pause or defaults.max_pause
-  local bound = math.min(longest, (options.pause or defaults.pause) * 2.0 ^ math.min(attempt - 1, 60))
+  local shortest = options.pause or defaults.pause
+  local bound = math.min(longest, shortest * 2.0 ^ math.min(attempt - 1, 60))
   local asked = errors.is_error(err) and tonumber(err.retry_after)
   local jitter = math.random() * bound
   if asked and asked > 0 and asked < math.huge then return asked + jitter end
@@ -145,7 +146,7 @@ end
 ---@param level? integer  whose line an error names (default: the caller's caller)
 ---@return sbx.retry.Options
 function retry.options(options, level)
-  return check_options(options, (level or 2) + 1)
+  return (check_options(options, (level or 2) + 1)) -- no tail call: the level counts frames
 end
 
 return retry

@@ -17,11 +17,23 @@ local function check_functions(fns, name, least)
   end
 end
 
--- Runs `fn(scope)` in a scope of its own; raises what failed in it.
-local function in_scope(fn)
+-- Calls `run(i, fn, scope)` in a task for each function, all in one scope; raises
+-- what fails in it. Returns the tasks.
+local function run_all(fns, run)
   local scope = core.open(false, false, nil)
-  local outcome, err = scopes.close(scope, xpcall(fn, scopes.keep_traceback, scope))
+  local tasks = {}
+  local outcome, err = scopes.close(scope, xpcall(function()
+    for i = 1, #fns do
+      tasks[i] = scope:spawn(run, i, fns[i], scope)
+    end
+  end, scopes.keep_traceback))
   if outcome == "failed" then error(err, 0) end
+  return tasks
+end
+
+-- The error of a task that was cancelled by itself: it has not done its work.
+local function cancellation_of(task)
+  if task.status == "cancelled" then return select(2, task:wait()) end
 end
 
 -- As pcall, but a task that is cancelled itself fails with its cancellation.
@@ -37,16 +49,15 @@ end
 ---@return any ...
 function combine.gather(fns)
   check_functions(fns, "gather", 0)
-  local count = #fns
   local results = {}
-  in_scope(function(scope)
-    for i = 1, count do
-      scope:spawn(function()
-        results[i] = fns[i]()
-      end)
-    end
+  local tasks = run_all(fns, function(i, fn)
+    results[i] = fn()
   end)
-  return table.unpack(results, 1, count)
+  for _, each in ipairs(tasks) do
+    local err = cancellation_of(each)
+    if err then error(err, 0) end
+  end
+  return table.unpack(results, 1, #tasks)
 end
 
 ---Runs all functions at once to their ends, whatever they are: returns a list of
@@ -57,31 +68,26 @@ end
 function combine.settle(fns)
   check_functions(fns, "settle", 0)
   local outcomes = {}
-  in_scope(function(scope)
-    for i = 1, #fns do
-      scope:spawn(function()
-        local result = protected(xpcall(fns[i], scopes.keep_traceback))
-        if result[1] then
-          outcomes[i] = { ok = true, value = result[2] }
-        else
-          outcomes[i] = { ok = false, error = result[2] }
-        end
-      end)
+  local tasks = run_all(fns, function(i, fn)
+    local result = protected(xpcall(fn, scopes.keep_traceback))
+    if result[1] then
+      outcomes[i] = { ok = true, value = result[2] }
+    else
+      outcomes[i] = { ok = false, error = result[2] }
     end
   end)
+  for i, each in ipairs(tasks) do
+    outcomes[i] = outcomes[i] or { ok = false, error = cancellation_of(each) }
+  end
   return outcomes
 end
 
 -- Runs all until `decide(result, i)` says that the race is over: then the others
 -- are cancelled and awaited.
 local function run_until(fns, decide)
-  in_scope(function(scope)
-    for i = 1, #fns do
-      scope:spawn(function()
-        local result = protected(xpcall(fns[i], scopes.keep_traceback))
-        if decide(result, i) then scope:cancel("another one came first") end
-      end)
-    end
+  return run_all(fns, function(i, fn, scope)
+    local result = protected(xpcall(fn, scopes.keep_traceback))
+    if decide(result, i) then scope:cancel("another one came first") end
   end)
 end
 
@@ -93,12 +99,27 @@ end
 function combine.race(fns)
   check_functions(fns, "race", 1)
   local first
-  run_until(fns, function(result)
+  local tasks = run_until(fns, function(result)
     first = first or result
     return true
   end)
+  if not first then error(cancellation_of(tasks[1]), 0) end
   if not first[1] then error(first[2], 0) end
   return table.unpack(first, 2, first.n)
+end
+
+-- Raises that all have failed.
+local function raise_all_failed(failures)
+  local first = failures[1]
+  local shown, text = pcall(tostring, first)
+  errors.raise {
+    kind = "all_failed",
+    op = "any",
+    message = ("any: all %d failed, the first with: %s"):format(#failures,
+      shown and text or "(an error that cannot be shown)"),
+    cause = errors.is_error(first) and first or nil,
+    errors = failures,
+  }
 end
 
 ---Runs all functions at once until the first has succeeded, and returns its
@@ -111,7 +132,7 @@ function combine.any(fns)
   check_functions(fns, "any", 1)
   local first
   local failures = {}
-  run_until(fns, function(result, i)
+  local tasks = run_until(fns, function(result, i)
     if result[1] then
       first = first or result
       return true
@@ -120,13 +141,10 @@ function combine.any(fns)
     return false
   end)
   if first then return table.unpack(first, 2, first.n) end
-  errors.raise {
-    kind = "all_failed",
-    op = "any",
-    message = ("any: all %d failed, the first with: %s"):format(#fns, tostring(failures[1])),
-    cause = errors.is_error(failures[1]) and failures[1] or nil,
-    errors = failures,
-  }
+  for i, each in ipairs(tasks) do
+    if failures[i] == nil then failures[i] = cancellation_of(each) or "no error object" end
+  end
+  raise_all_failed(failures)
 end
 
 return combine

@@ -44,18 +44,17 @@ local function items_of(list, name)
     local count, ended = 0, false
     return function()
       local _ <close> = turn:lock()
-      local item
-      if not ended then item = list() end
-      if item == nil then
-        ended = true
-        return nil
-      end
+      if ended then return nil end
+      ended = true -- when it raises: the next worker must not call it again
+      local item = list()
+      if item == nil then return nil end
+      ended = false
       count = count + 1
       return count, item
     end
   end
   if type(list) ~= "table" then
-    error(name .. ": expected a list or a function, got a " .. type(list), 4)
+    error(name .. ": expected a list or a function, got a " .. type(list), 3)
   end
   local count, at = #list, 0
   return function()
@@ -103,6 +102,16 @@ local function make_call(fn, opts)
   return call
 end
 
+-- What stands for the error of `error(nil)`, where nil says that there is none.
+local NOTHING_RAISED = "no error object"
+
+-- A worker that was cancelled by itself has not done its work.
+local function raise_cancelled(workers)
+  for _, worker in ipairs(workers) do
+    if worker.status == "cancelled" then error(select(2, worker:wait()), 0) end
+  end
+end
+
 -- Runs `fn` over all items, `opts.limit` at once, and hands what comes of each to
 -- `deliver(index, ok, value)`, which may wait.
 local function run(next_item, total, fn, opts, deliver)
@@ -115,6 +124,7 @@ local function run(next_item, total, fn, opts, deliver)
     if not ok then
       core.checkpoint() -- a cancelled map is no list of failures
       failed = failed + 1
+      if value == nil then value = NOTHING_RAISED end
     end
     done = done + 1
     tell(done, failed)
@@ -131,14 +141,16 @@ local function run(next_item, total, fn, opts, deliver)
   end
 
   local scope = core.open(false, false, nil)
+  local workers = {}
   local ok, err = xpcall(function()
-    for _ = 1, math.min(opts.limit, total or opts.limit) do
-      scope:spawn(worker)
+    for i = 1, math.min(opts.limit, total or opts.limit) do
+      workers[i] = scope:spawn(worker)
     end
   end, scopes.keep_traceback)
   local outcome, failure = scopes.close(scope, ok, err)
   if bar and outcome == "failed" then bar:fail() end
   if outcome == "failed" then error(failure, 0) end
+  raise_cancelled(workers)
 end
 
 -- ---------------------------------------------------------------------- map
@@ -195,10 +207,12 @@ function Results:__call()
   return result.index, nil, result.value
 end
 
--- Ends the work that is left.
+---Ends the work that is left, and waits until it has cleaned up.
+---@async
 function Results:close()
   self.channel:close()
   self.driver:cancel("nobody takes its results")
+  self.driver:wait()
 end
 
 Results.__close = Results.close
@@ -207,14 +221,15 @@ local Ending = {}
 
 -- However the driver ends, the one who waits for results learns of it.
 function Ending:__close(err)
+  if err == nil and not self.done then err = NOTHING_RAISED end
   self.channel:close(err)
 end
 
 ---The same as an iterator over what has finished, in that order: `for index,
 ---value, err in task.imap(list, fn, options)`; `err` only with `on_error =
 ---"collect"`. At most `limit` results wait to be looked at: then the work stands
----still. To leave the loop early, have it in a `<close>` variable, or the items at
----work end with the scope around.
+---still. To leave the loop early, have it in a `<close>` variable, whose end awaits
+---the items at work, or they end with the scope around.
 ---@async
 ---@generic T, R
 ---@param list T[]|async fun(): T|nil
@@ -229,10 +244,11 @@ function map.imap(list, fn, options)
   -- at, and stop when nobody looks.
   local results = channel.new(opts.limit, "results of imap")
   local driver = core.spawn(nil, true, true, function()
-    local _ <close> = setmetatable({ channel = results }, Ending)
+    local ending <close> = setmetatable({ channel = results }, Ending)
     run(next_item, total, fn, opts, function(index, ok, value)
       results:send({ index = index, ok = ok, value = value })
     end)
+    ending.done = true
   end)
   return setmetatable({ channel = results, driver = driver }, Results)
 end
