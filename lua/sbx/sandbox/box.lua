@@ -98,10 +98,10 @@ function box.from(client, call, answer)
       message = call.op .. ": the server's answer has an impossible sandbox id",
     })
   end
-  local self = setmetatable({}, Box)
+  local self = setmetatable(fill({}, answer), Box)
   clients[self] = client
   profile.learn(client, id, answer.vm)
-  return fill(self, answer)
+  return self
 end
 
 ---@param value any
@@ -112,6 +112,12 @@ end
 
 Box.__name = "sbx.sandbox.Box"
 Box.__index = Box
+
+-- `box.keep = true` is also noted for the case that this process is killed.
+function Box:__newindex(key, value)
+  rawset(self, key, value)
+  if key == "keep" and value then clients[self].owned:mark_kept(self.id) end
+end
 
 function Box:__tostring()
   local text = ("sandbox %s (%s, %s)"):format(self.id, tostring(self.name), self.status)

@@ -54,7 +54,7 @@ local function tell_host()
 end
 
 local function link(box)
-  local node = { box = box, previous = list.last }
+  local node = { box = box, previous = list.last, totals = totals }
   if list.last then list.last.next = node else list.first = node end
   list.last = node
   list.count = list.count + 1
@@ -188,7 +188,8 @@ function Ownership:remove(id)
   local box = self.boxes[id]
   if not box then return end
   box.status = "TERMINATED"
-  totals.deleted = totals.deleted + 1
+  local counted = self.nodes[id].totals
+  counted.deleted = counted.deleted + 1
   if self.book then self.book:gone(id) end
   drop(self, id)
 end
