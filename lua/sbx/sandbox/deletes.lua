@@ -87,8 +87,8 @@ local function error_of(err, id)
     fields[name] = value
   end
   fields.op, fields.sandbox_id = "delete", id
-  local name = failure.clean(id, nil, 100)
-  fields.message = err.message:gsub("^bulk_delete", ("delete " .. name):gsub("%%", "%%%%"))
+  local text = err.message:gsub("^bulk_delete", "")
+  fields.message = "delete " .. failure.clean(id, nil, 100) .. text
   return errors.new(fields)
 end
 
