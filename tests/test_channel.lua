@@ -188,7 +188,8 @@ test("channel: a cancelled receiver takes no value, a cancelled sender leaves no
   assert(select(2, second:join()) == "for the second")
   assert(first.status == "cancelled")
 
-  first, second = task.pspawn(ch.send, ch, "of the first"), task.pspawn(ch.send, ch, "of the second")
+  first = task.pspawn(ch.send, ch, "of the first")
+  second = task.pspawn(ch.send, ch, "of the second")
   task.yield()
   first:cancel()
   assert(select(2, ch:receive()) == "of the second")

@@ -152,6 +152,7 @@ test("limit: misuse names the argument", function()
   fails("take: expected at most the burst of 3, got 4", rate.take, rate, 4)
   fails("take: expected a number", rate.take, rate, "1")
   fails("pause: expected a number", rate.pause, rate, -1)
-  fails("start: expected a whole number between 1 and 2, got 3", limit.adaptive, { start = 3, max = 2 })
+  fails("start: expected a whole number between 1 and 2, got 3",
+    limit.adaptive, { start = 3, max = 2 })
   fails("unknown option", limit.adaptive, { begin = 1 })
 end)

@@ -263,11 +263,11 @@ end)
 test("imap: left without closing, it ends with the scope around it", function()
   local ended = 0
   task.scope(function()
-    for _ in task.imap(numbers(50), function(n)
+    for index in task.imap(numbers(50), function(n)
       local _ <close> = setmetatable({}, { __close = function() ended = ended + 1 end })
       task.sleep(n == 1 and 0 or 60)
     end, { limit = 5 }) do
-      break
+      if index then break end
     end
   end)
   assert(ended >= 5, ended)

@@ -35,7 +35,8 @@ test("retry: raises the last failure, with the number of tries", function()
 end)
 
 test("retry: only what says that it is retryable, unless `when` decides", function()
-  for _, err in ipairs({ "a plain error", errors.new({ kind = "io", message = "a plain error" }) }) do
+  local object = errors.new({ kind = "io", message = "a plain error" })
+  for _, err in ipairs({ "a plain error", object }) do
     local fn, calls = failing(1, err)
     fails("a plain error", retry.call, fn, { pause = 0 })
     assert(calls.count == 1)
@@ -52,7 +53,8 @@ test("retry: a cancelled task stops, whatever the function makes of it", functio
     if not fine then error(transient(), 0) end
   end, { attempts = 100, pause = 0, when = function() return true end })
   assert(not ok and calls == 1)
-  assert(not task.move_on(0.005, retry.call, failing(99, transient()), { attempts = 99, pause = 60, max_pause = 60 }))
+  local slow = { attempts = 99, pause = 60, max_pause = 60 }
+  assert(not task.move_on(0.005, retry.call, failing(99, transient()), slow))
 end)
 
 test("retry: pauses are random, double, and keep to the longest", function()
@@ -113,7 +115,8 @@ end)
 
 test("retry: misuse names the argument", function()
   fails("call: expected a function", retry.call, 5)
-  fails("attempts: expected a whole number of at least 1, got 0", retry.call, print, { attempts = 0 })
+  fails("attempts: expected a whole number of at least 1, got 0",
+    retry.call, print, { attempts = 0 })
   fails("pause: expected a number", retry.call, print, { pause = "1" })
   fails("unknown option 'retries'", retry.call, print, { retries = 3 })
   fails("when: expected a function", retry.call, print, { when = true })

@@ -65,7 +65,8 @@ end
 local function check_count(self, count, name)
   count = check.integer(count == nil and 1 or count, name, 1)
   if count > self.size then
-    error(("%s: expected at most the semaphore's size of %d, got %d"):format(name, self.size, count), 3)
+    error(("%s: expected at most the semaphore's size of %d, got %d"):format(
+      name, self.size, count), 3)
   end
   return count
 end
@@ -81,7 +82,7 @@ end
 ---@return sbx.sync.Permit
 function Semaphore:acquire(count)
   count = check_count(self, count, "acquire")
-  core.checkpoint()
+  core.checkpoint("acquire")
   if is_free(self, count) then return give(self, count) end
   return self.line:wait({ count = count }, describe(self), function()
     serve(self)
@@ -186,7 +187,7 @@ end
 ---@return sbx.sync.Held
 function Mutex:lock()
   check_owner(self, "lock")
-  core.checkpoint()
+  core.checkpoint("lock")
   local permits = self.permits
   if is_free(permits, 1) then return hold(self, give(permits, 1)) end
   return hold(self, permits.line:wait({ count = 1 }, describe_mutex(self), function()
@@ -240,7 +241,7 @@ end
 ---Waits until it is set; returns at once when it is.
 ---@async
 function Event:wait()
-  core.checkpoint()
+  core.checkpoint("wait")
   if not self.is_set then self.line:wait({}, describe_event(self)) end
 end
 
@@ -287,7 +288,8 @@ end
 function Latch:count_down(by)
   by = check.integer(by == nil and 1 or by, "count_down", 1)
   if by > self.count then
-    error(("count_down: expected at most the %d that are missing, got %d"):format(self.count, by), 2)
+    error(("count_down: expected at most the %d that are missing, got %d"):format(
+      self.count, by), 2)
   end
   self.count = self.count - by
   if self.count == 0 then self.opened:set() end

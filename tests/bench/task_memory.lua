@@ -80,12 +80,16 @@ local function both(ours, theirs)
 end
 
 local mine, other = both(OURS_SLEEPING, THEIRS_SLEEPING)
-print(("100,000 sleeping at once     sbxlua %6.0f MB %6.2f s   asyncio %6.0f MB %6.2f s   ratio %.2f of the memory")
+local sleeping = "100,000 sleeping at once     sbxlua %6.0f MB %6.2f s   "
+  .. "asyncio %6.0f MB %6.2f s   ratio %.2f of the memory"
+print(sleeping
   :format(mine[1], mine[2], other[1], other[2], mine[1] / other[1]))
 assert(mine[1] < 250, "100,000 sleeping tasks take more than 250 MB")
 
 mine, other = both(OURS_SEQUENCE, THEIRS_SEQUENCE)
-print(("1,000,000 spawned and joined sbxlua %6.2f us each        asyncio %6.2f us each        ratio %.2f of the time")
+local joined = "1,000,000 spawned and joined sbxlua %6.2f us each        "
+  .. "asyncio %6.2f us each        ratio %.2f of the time"
+print(joined
   :format(mine[3], other[3], mine[3] / other[3]))
 print(("  memory before and after    sbxlua %6.1f %6.1f MB       asyncio %6.1f %6.1f MB")
   :format(mine[1], mine[2], other[1], other[2]))
