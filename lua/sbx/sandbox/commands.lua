@@ -1,13 +1,16 @@
--- Running commands. A command is never sent twice unless the first one provably
--- never left this process, and a lost answer is never taken for a result.
+-- Running commands: what may be asked for, and which of two ways it goes. A short
+-- one is a single request; a long one, and one whose output is wanted as it comes,
+-- byte for byte, runs on its own in the sandbox (spool.lua).
 
 local check = require("sbx.check")
+local errors = require("sbx.errors")
+local exec = require("sbx.sandbox.exec")
 local failure = require("sbx.sandbox.failure")
-local gateway = require("sbx.sandbox.gateway")
-local json = require("sbx.json")
 local profile = require("sbx.sandbox.profile")
 local request = require("sbx.sandbox.request")
-local run_in_vm = require("sbx.sandbox.rpc.exec")
+local shell = require("sbx.sandbox.shell")
+local spool = require("sbx.sandbox.spool")
+local task = require("sbx.task")
 local wire = require("sbx.sandbox.wire")
 
 local commands = {}
@@ -15,109 +18,203 @@ local commands = {}
 ---@class sbx.sandbox.Client
 local methods = {}
 
-local MARGIN = 5 -- seconds that the server's own 408 has to arrive
-local MAX_ANSWER = 256 * 1024 * 1024 -- two streams, with room for JSON's escapes
-local PROBE = { command = "echo ready", timeout = 10 }
+local TIMEOUT = 300
+local LONG = 60 -- seconds after which something on the way may cut a silent request
+local MAX_OUTPUT = 64 * 1024 * 1024
+local SMALL_INPUT = 8 * 1024 -- bytes that travel in the command
+local MAX_INPUT_SECONDS = 300
+local TAIL = 2000 -- bytes of stderr in an error
+local PROBE = { op = "probe", command = "echo ready", timeout = 10, once = true }
 
 ---@class sbx.sandbox.ExecOptions
 ---@field working_dir? string
 ---@field env? table<string, string>
----@field timeout? number  seconds the command may run, rounded up (default 300)
----@field user? string  a name or number, perhaps with `:group`
+---@field timeout? number   seconds the command may run, rounded up (default 300)
+---@field deadline? number  seconds after which all that it started is killed
+---@field user? string      a name or number, perhaps with `:group`
+---@field stdin? string|{ path: string }|sbx.Reader|(async fun(): string|nil)  (default: none)
+---@field on_stdout? async fun(bytes: string)  gets the output as it comes, instead of the result
+---@field on_stderr? async fun(bytes: string)
+---@field binary? boolean   output that is no UTF-8 stays as it is
+---@field spool? boolean    (default: as the other options want it)
+---@field check? boolean    an exit code other than 0 raises `command_failed`
+---@field max_output? integer  bytes of each output that the result keeps (default 64 MiB)
 
 ---@class sbx.sandbox.Result
 ---@field stdout string
 ---@field stderr string
 ---@field exit_code integer
----@field stdout_truncated boolean  the server kept only a part
+---@field outcome "exited"
+---@field duration number  seconds, seen from here
+---@field stdout_truncated boolean  only a part was kept
 ---@field stderr_truncated boolean
 
-local function result_from(call, response)
-  local answer = failure.object(response.body)
-  if not answer then
-    error(failure.bad_answer(call, response, "expected a JSON object"), 0)
+-- -------------------------------------------------------------------- checking
+
+local function check_input(input)
+  local kind = type(input)
+  if input == nil or kind == "string" or kind == "function" then return end
+  if kind == "table" and input.path ~= nil and input.read == nil then
+    check.string(check.options(input, { path = check.none }, -1).path, "stdin.path")
+  elseif kind ~= "table" and kind ~= "userdata" then
+    error("stdin: expected a string, { path = … }, a function or a reader, got a " .. kind, 0)
   end
-  return {
-    stdout = failure.field(call, answer, "stdout", "string"),
-    stderr = failure.field(call, answer, "stderr", "string"),
-    exit_code = failure.field(call, answer, "exit_code", "integer"),
-    stdout_truncated = answer.stdout_truncated == true,
-    stderr_truncated = answer.stderr_truncated == true,
-  }
 end
 
----@async
-local function run(client, id, options, once)
-  local op = once and "probe" or "execute_command"
-  if profile.is_vm(client, id, op) then
-    if options.user then profile.require(client, id, "user", op) end
-    return run_in_vm(client, id, options, once)
+local function check_flags(options)
+  for _, name in ipairs({ "binary", "check" }) do
+    check.boolean(options[name], name)
   end
-  local call = {
-    op = op,
-    operation = "exec",
-    method = "POST",
-    sandbox_id = id,
-    request = {
-      headers = { ["content-type"] = "application/json" },
-      body = json.encode({
-        command = options.command,
-        working_dir = options.working_dir or json.null,
-        env = options.env or json.object({}),
-        sandbox_id = id,
-        timeout = options.timeout,
-        user = options.user,
-      }),
-      max_body = MAX_ANSWER,
-    },
-    timeout = options.timeout + MARGIN,
-    limit = options.timeout,
-    timeout_kind = "command_timeout",
-    repeatable = false,
-    once = once,
-  }
-  local response = gateway.call(client, call)
-  if once then return nil end
-  local ok, result = pcall(result_from, call, response)
-  if ok then return result end
-  result.outcome = "unknown"
-  error(result, 0)
+  for _, name in ipairs({ "on_stdout", "on_stderr" }) do
+    local fn = options[name]
+    if fn ~= nil and type(fn) ~= "function" then
+      error(("%s: expected a function, got a %s"):format(name, type(fn)), 0)
+    end
+  end
+  if options.spool ~= nil then check.boolean(options.spool, "spool") end
+end
+
+-- Why the command has to run on its own, or nil.
+local function needs_spool(options)
+  for _, name in ipairs({ "on_stdout", "on_stderr", "deadline" }) do
+    if options[name] ~= nil then return name end
+  end
+  if options.binary then return "binary" end
+  local input = options.stdin
+  if input ~= nil and not (type(input) == "string" and #input <= SMALL_INPUT) then
+    return "stdin"
+  end
+  return nil
 end
 
 local function checked_options(command, given)
   local options = check.options(given, {
-    working_dir = check.none,
-    env = check.none,
-    timeout = 300,
-    user = check.none,
+    working_dir = check.none, env = check.none, timeout = check.none, user = check.none,
+    deadline = check.none, stdin = check.none, on_stdout = check.none, on_stderr = check.none,
+    binary = false, spool = check.none, check = false, max_output = MAX_OUTPUT,
   }, -1)
-  options.command = check.string(command, "command")
-  if command:find("\0", 1, true) then error("command: has a NUL byte", 0) end
+  options.command = shell.command(command)
   for _, name in ipairs({ "working_dir", "user" }) do
-    if options[name] ~= nil then check.string(options[name], name) end
+    local text = options[name]
+    if text ~= nil and check.string(text, name):find("\0", 1, true) then
+      error(name .. ": has a NUL byte", 0)
+    end
   end
   options.env = request.string_map(options.env, "env")
+  if options.deadline ~= nil then check.number(options.deadline, "deadline", 0.001, 1e9) end
+  options.long = options.timeout ~= nil
+    and check.number(options.timeout, "timeout", 0.001, 1e9) > LONG
+  options.limit = math.min(options.timeout or (options.deadline and 1e9) or TIMEOUT,
+    options.deadline or 1e9)
   -- The wire has whole seconds.
-  options.timeout = math.ceil(check.number(options.timeout, "timeout", 0.001, 1e9))
+  options.timeout = math.ceil(options.timeout or TIMEOUT)
+  options.max_output = check.integer(options.max_output, "max_output", 0)
+  check_input(options.stdin)
+  check_flags(options)
+  options.reason = needs_spool(options)
+  if options.spool == false and options.reason then
+    error(("spool: %s needs it"):format(options.reason), 0)
+  end
   return options
 end
 
----Runs a shell command in a sandbox and returns what it wrote and its exit code;
----a code other than 0 is an answer, not an error. Raises `command_timeout` when
----it takes longer than `timeout`, `not_running` (or `oom`, `sandbox_timeout`,
----`image_pull`) when the sandbox cannot run it, `unsupported` for `user` in a virtual
----machine, `api` for the rest. Where the answer was lost the error says `outcome =
----"unknown"`: the command may have run.
+-- --------------------------------------------------------------------- running
+
+-- Puts the standard input into a file of the sandbox.
+local function input_writer(client, id, options)
+  local input = options.stdin
+  if input == nil then return nil end
+  local upload = { timeout = MAX_INPUT_SECONDS, split = true }
+  if type(input) == "string" then
+    return function(path) client:upload_bytes(id, path, input, upload) end
+  elseif type(input) == "table" and input.path ~= nil and input.read == nil then
+    return function(path) client:upload_file(id, path, input.path, upload) end
+  end
+  options.input_once = true
+  return function(path) client:upload_stream(id, path, input, upload) end
+end
+
+---@async
+local function run_spooled(client, id, options)
+  options.put_input = input_writer(client, id, options)
+  return spool.run(client, id, options)
+end
+
+local function cut(text, most)
+  if #text <= most then return text, false end
+  return text:sub(1, most), true
+end
+
+---@async
+local function run_plain(client, id, options)
+  local text = options.command
+  if options.stdin then
+    local vm = profile.is_vm(client, id, "execute_command")
+    text = shell.with_input(text, options.stdin, vm and "bash" or "sh")
+  end
+  local prefix, env, folder = shell.split(options.env, options.working_dir)
+  local answer = exec.run(client, id, {
+    command = prefix .. shell.portable(text), env = env, working_dir = folder,
+    user = options.user, timeout = options.timeout,
+  })
+  for _, name in ipairs({ "stdout", "stderr" }) do
+    local text_kept, shortened = cut(answer[name], options.max_output)
+    answer[name] = text_kept
+    answer[name .. "_truncated"] = answer[name .. "_truncated"] or shortened
+  end
+  return answer
+end
+
+local function raise_failed(id, result)
+  local tail = failure.clean(result.stderr:sub(-TAIL), nil, TAIL)
+  errors.raise({
+    kind = "command_failed",
+    op = "execute_command",
+    sandbox_id = id,
+    exit_code = result.exit_code,
+    outcome = "exited",
+    result = result,
+    stderr = result.stderr:sub(-TAIL),
+    message = ("execute_command %s: the command ended with status %d%s"):format(
+      failure.clean(id, nil, 100), result.exit_code, tail ~= "" and ": " .. tail or ""),
+  })
+end
+
+-- A virtual machine's own connection carries long commands.
+---@async
+local function is_spooled(client, id, options)
+  if options.spool ~= nil then return options.spool end
+  if options.reason then return true end
+  return options.long and not profile.is_vm(client, id, "execute_command")
+end
+
+---Runs a command in a sandbox and returns what it wrote and its exit code; a code
+---other than 0 is an answer, not an error, unless `check` is set. A string is for the
+---shell, a list is a program and its arguments, as they are. Raises `command_timeout`
+---when it takes longer than `timeout` or `deadline`, `command_failed` with `check`,
+---`not_running` (or `oom`, `sandbox_timeout`, `image_pull`) when the sandbox cannot run
+---it, `unsupported` for `user` in a virtual machine, `api` for the rest. An error has
+---`outcome`: `not_started` is certain, `unknown` where the command may have run (once).
 ---@async
 ---@param target string|sbx.sandbox.Box
----@param command string  for `sh -c` in a container, `bash -c` in a virtual machine
+---@param command string|string[]  for `sh -c`, in a virtual machine `bash -c`; or words
 ---@param options? sbx.sandbox.ExecOptions
 ---@return sbx.sandbox.Result
 function methods:execute_command(target, command, options)
   local id = wire.id_of(target)
   local opts = request.blame(checked_options, command, options)
-  local result = run(self, id, opts, false)
-  self.reached[id] = true
+  if opts.user then
+    -- Before anything is sent.
+    if profile.is_vm(self, id, "execute_command") then
+      profile.require(self, id, "user", "execute_command")
+    end
+  end
+  local began = task.now()
+  local way = is_spooled(self, id, opts) and run_spooled or run_plain
+  local result = way(self, id, opts)
+  result.outcome = "exited"
+  result.duration = task.now() - began
+  if opts.check and result.exit_code ~= 0 then raise_failed(id, result) end
   return result
 end
 
@@ -127,7 +224,7 @@ end
 ---@param client sbx.sandbox.Client
 ---@param id string
 function commands.probe(client, id)
-  run(client, id, PROBE, true)
+  exec.run(client, id, PROBE)
 end
 
 commands.methods = methods

@@ -76,7 +76,7 @@ end
 ---@return sbx.sandbox.Result
 function remote.run(client, call, what, script, expected)
   local result = client:execute_command(call.sandbox_id, script, {
-    timeout = call.timeout,
+    timeout = call.timeout, spool = false,
   })
   local status = result.exit_code
   if status ~= 0 and not (expected and expected[status]) then refuse(call, what, result) end
