@@ -62,24 +62,33 @@ function Poller:watch(id)
   local entry = self.entries[id]
   local soon = task.now() + GATHER
   if not entry then
-    entry = { id = id, watches = {}, due = soon, pause = FIRST_PAUSE, slack = 0, flying = false }
+    entry = {
+      id = id, watches = {}, due = soon, slack = GATHER, pause = FIRST_PAUSE, flying = false,
+    }
     self.entries[id] = entry
     self.count = self.count + 1
   end
-  entry.due = math.min(entry.due, soon)
+  if soon < entry.due then
+    entry.due, entry.slack = soon, GATHER
+  end
   local watch = setmetatable({ poller = self, entry = entry, wanting = false }, Watch)
   table.insert(entry.watches, watch)
   return watch
 end
 
+-- What is asked about stays until the answer is there: who comes meanwhile shares it.
+local function drop_unwatched(self, entry)
+  if #entry.watches > 0 or entry.flying or self.entries[entry.id] ~= entry then return end
+  self.entries[entry.id] = nil
+  self.count = self.count - 1
+end
+
 function Watch:close()
-  local entry, owner = self.entry, self.poller
-  for i, other in ipairs(entry.watches) do
-    if other == self then table.remove(entry.watches, i) end
+  local watches = self.entry.watches
+  for i = #watches, 1, -1 do
+    if watches[i] == self then table.remove(watches, i) end
   end
-  if #entry.watches > 0 or owner.entries[entry.id] ~= entry then return end
-  owner.entries[entry.id] = nil
-  owner.count = owner.count - 1
+  drop_unwatched(self.poller, self.entry)
 end
 
 Watch.__close = Watch.close
@@ -106,7 +115,12 @@ local function give_news(watch, news)
   if reach(watch) then watch.news = news end
 end
 
-local function plan_next(entry, record)
+-- Seconds between two rounds: the more there are, the longer.
+local function interval_of(self)
+  return math.max(LEAST_INTERVAL, math.min(MOST_INTERVAL, SHARE * self.count))
+end
+
+local function plan_next(self, entry, record)
   local building = record.status == "PENDING" and record.pending_image_build_id
   if building then
     entry.due, entry.slack = task.now() + BUILD_PAUSE, BUILD_SLACK
@@ -115,15 +129,16 @@ local function plan_next(entry, record)
   -- That a command gets through follows soon.
   if record.status == "RUNNING" and entry.status ~= "RUNNING" then entry.pause = FIRST_PAUSE end
   entry.status = record.status
+  entry.pause = math.max(entry.pause, interval_of(self))
   entry.due = task.now() + throttle.jitter(entry.pause)
   entry.slack = entry.pause / 2
   entry.pause = math.min(LONGEST_PAUSE, entry.pause * GROWTH)
 end
 
-local function tell(entry, record, err)
+local function tell(self, entry, record, err)
   entry.flying = false
   if record then
-    plan_next(entry, record)
+    plan_next(self, entry, record)
   else
     entry.due = task.now() + FIRST_PAUSE
   end
@@ -145,8 +160,7 @@ end
 
 -- The earliest moment for a round in which something is due at `due`.
 local function round_at(self, due)
-  local interval = math.max(LEAST_INTERVAL, math.min(MOST_INTERVAL, SHARE * self.count))
-  return math.max(due, self.last_round + interval, self.asker.hold_until)
+  return math.max(due, self.last_round + interval_of(self), self.asker.hold_until)
 end
 
 local function next_round(self)
@@ -246,6 +260,7 @@ local function land(self, job)
   for _, entry in ipairs(job.entries) do
     entry.flying = false
     earliest = math.min(earliest, entry.due)
+    drop_unwatched(self, entry)
   end
   tell_keeper(self, earliest)
 end
@@ -262,7 +277,7 @@ local function send(self, job)
     by_id[entry.id] = entry
   end
   local open, singly = self.asker[job.way](self.asker, ids, function(id, record, err)
-    tell(by_id[id], record, err)
+    tell(self, by_id[id], record, err)
     by_id[id] = nil
   end)
   local left = {}
@@ -282,7 +297,7 @@ local function carry(self, watch)
   watch.job = nil
   if not ok and not is_cancelled(err) then
     for _, entry in ipairs(job.entries) do
-      if entry.flying then tell(entry, nil, err) end
+      if entry.flying then tell(self, entry, nil, err) end
     end
   end
   local cancelled = not ok and is_cancelled(err)
