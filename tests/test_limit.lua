@@ -1,6 +1,7 @@
 local errors = require("sbx.errors")
 local fails = require("expect").fails
 local limit = require("sbx.limit")
+local loop = require("sbx.core.test")
 local task = require("sbx.task")
 
 -- --------------------------------------------------------------------- rate
@@ -73,6 +74,61 @@ test("limit: a new rate counts for those who wait already", function()
   task.timeout(5, waiting.join, waiting)
 end)
 
+-- Runs `fn` on a virtual clock and returns how many seconds it took there.
+local function virtual_seconds(fn)
+  loop.set_virtual(true)
+  local _ <close> = setmetatable({}, { __close = function() loop.set_virtual(false) end })
+  local began = task.now()
+  fn()
+  return task.now() - began
+end
+
+test("limit: a pause is as long as it was asked to be, whatever the rate becomes", function()
+  for _, rates in ipairs({ { 1, 1000 }, { 1000, 1 } }) do
+    local rate = limit.rate({ per_second = rates[1], burst = 1 })
+    local seconds = virtual_seconds(function()
+      rate:pause(10)
+      rate:pause(1) -- a shorter one changes nothing
+      rate:set(rates[2])
+      rate:take()
+    end)
+    assert(seconds > 9.999 and seconds < 11.001, seconds)
+  end
+end)
+
+test("limit: who waits for more than a new, smaller burst still gets it", function()
+  local rate = limit.rate({ per_second = 1, burst = 10 })
+  rate:take(10)
+  local seconds = virtual_seconds(function()
+    local many, one = task.spawn(rate.take, rate, 10), task.spawn(rate.take, rate, 1)
+    task.yield()
+    rate:set(1, 5)
+    many:join()
+    one:join()
+  end)
+  assert(seconds > 9.9 and seconds < 11.1, seconds) -- the rate is kept all the same
+end)
+
+test("limit: a rate that no clock can tell exactly keeps its pace", function()
+  local seconds = virtual_seconds(function()
+    local rate = limit.rate({ per_second = 7, burst = 1 })
+    for _ = 1, 71 do
+      rate:take()
+    end
+  end)
+  assert(math.abs(seconds - 10) < 0.001, seconds)
+end)
+
+test("limit: try_take does not pass those who wait, and says when to come back", function()
+  local rate = limit.rate({ per_second = 100, burst = 5 })
+  rate:take(5)
+  local waiting = task.pspawn(rate.take, rate, 5)
+  task.sleep(0.02)
+  local ok, seconds = rate:try_take(1)
+  assert(not ok and seconds > 0.001, seconds)
+  waiting:join()
+end)
+
 -- ----------------------------------------------------------------- adaptive
 
 local function too_many()
@@ -122,6 +178,21 @@ test("limit: it halves once for all that were under way, down to the least", fun
   overload()
   overload()
   assert(adaptive.size == 3 and adaptive.active == 0)
+end)
+
+test("limit: it halves once, however much happens in one moment", function()
+  local adaptive = limit.adaptive({ start = 16 })
+  virtual_seconds(function()
+    task.scope(function(scope)
+      for _ = 1, 16 do
+        scope:spawn(pcall, adaptive.run, adaptive, function()
+          task.yield()
+          error(too_many(), 0)
+        end)
+      end
+    end)
+  end)
+  assert(adaptive.size == 8, adaptive.size)
 end)
 
 test("limit: other errors pass through and teach nothing", function()

@@ -99,7 +99,7 @@ end
 ---@param value any
 function Channel:send(value, ...)
   one_value(select("#", ...), "send")
-  core.checkpoint()
+  core.checkpoint("send")
   if self.closed then raise_closed(self) end
   if offer(self, value) then return end
   if not self.senders:wait({ value = value }, describe(self, "send to")) then raise_closed(self) end
@@ -127,7 +127,7 @@ end
 ---@return boolean open
 ---@return any value
 function Channel:receive()
-  core.checkpoint()
+  core.checkpoint("receive")
   local ok, value = poll(self)
   if ok or self.closed then return finish(self, ok, value) end
   return finish(self, self.receivers:wait({}, describe(self, "receive from")))

@@ -2,6 +2,7 @@
 -- finds its own size.
 
 local check = require("sbx.check")
+local core = require("sbx.core.task")
 local errors = require("sbx.errors")
 local sync = require("sbx.sync")
 local time = require("sbx.core.time")
@@ -15,11 +16,16 @@ local limit = {}
 ---@class sbx.limit.Rate
 ---@field per_second number
 ---@field burst number
----@field private tokens number   may be negative after `pause`
----@field private at number       when `tokens` was right
+---@field private tokens number   may be negative after `set`
+---@field private at number       when `tokens` was right; ahead of now in a pause
 ---@field private turn sbx.sync.Mutex  those who wait, in line
+---@field private wanted number   tokens that the first of these waits for
 local Rate = {}
 Rate.__name = "sbx.limit.Rate"
+
+-- The shortest sleep: in a shorter one a clock may not move on at all, and what
+-- is missing may be less than a clock can tell.
+local MOMENT = 1e-6
 
 -- The tokens that came meanwhile.
 local function refill(self)
@@ -28,6 +34,12 @@ local function refill(self)
     self.tokens = math.min(self.burst, self.tokens + (now - self.at) * self.per_second)
     self.at = now
   end
+end
+
+-- Seconds until `count` tokens are there, if nobody takes one meanwhile.
+local function seconds_until(self, count)
+  refill(self)
+  return math.max(0, self.at - time.now()) + math.max(0, count - self.tokens) / self.per_second
 end
 
 function Rate:__index(key)
@@ -54,6 +66,7 @@ function limit.rate(options)
     tokens = burst,
     at = time.now(),
     turn = sync.mutex(opts.name),
+    wanted = 0,
   }, Rate)
 end
 
@@ -71,28 +84,32 @@ end
 ---@param count? number  default 1, at most `burst`
 function Rate:take(count)
   count = check_count(self, count, "take")
+  core.checkpoint("take")
   local _ <close> = self.turn:lock()
+  self.wanted = count
   while true do
-    refill(self)
-    if self.tokens >= count then break end
-    -- `set` may change the rate meanwhile: look again after a while.
-    time.sleep(math.min(1, (count - self.tokens) / self.per_second))
+    -- `set` may have made the burst smaller: then the rest is owed.
+    local seconds = seconds_until(self, math.min(count, self.burst))
+    if seconds == 0 then break end
+    -- It may change the rate meanwhile: look again after a while.
+    time.sleep(math.max(MOMENT, math.min(1, seconds)))
   end
   self.tokens = self.tokens - count
 end
 
----The same without waiting: false, and in how many seconds it may work.
+---The same without waiting: false, and in how many seconds it may work, when
+---nobody else comes first.
 ---@param count? number
 ---@return boolean taken
 ---@return number? seconds
 function Rate:try_take(count)
   count = check_count(self, count, "try_take")
-  refill(self)
-  if self.turn.owner == nil and self.tokens >= count then
-    self.tokens = self.tokens - count
-    return true
-  end
-  return false, math.max(0, count - self.tokens) / self.per_second
+  local turn <close> = self.turn:try_lock()
+  if not turn then return false, math.max(MOMENT, seconds_until(self, self.wanted + count)) end
+  local seconds = seconds_until(self, count)
+  if seconds > 0 then return false, math.max(MOMENT, seconds) end
+  self.tokens = self.tokens - count
+  return true
 end
 
 ---Lets nothing through for `seconds`, as a server's `Retry-After` asks.
@@ -100,10 +117,11 @@ end
 function Rate:pause(seconds)
   check.number(seconds, "pause", 0, 1e9)
   refill(self)
-  self.tokens = math.min(self.tokens, -seconds * self.per_second)
+  self.tokens = math.min(self.tokens, 0)
+  self.at = math.max(self.at, time.now() + seconds)
 end
 
----Changes the rate, also for those who wait.
+---Changes the rate, also for those who wait. A pause stays as long as it is.
 ---@param per_second number
 ---@param burst? number
 function Rate:set(per_second, burst)
@@ -126,7 +144,7 @@ end
 ---@field private min number
 ---@field private max number
 ---@field private decrease number
----@field private shrunk_at number  when it last shrank
+---@field private shrunk integer  how often it shrank
 ---@field private permits sbx.sync.Semaphore
 local Adaptive = {}
 Adaptive.__name = "sbx.limit.Adaptive"
@@ -162,7 +180,7 @@ function limit.adaptive(options)
     max = opts.max,
     decrease = opts.decrease,
     overloaded = opts.overloaded,
-    shrunk_at = -math.huge,
+    shrunk = 0,
     permits = sync.semaphore(opts.start, opts.name),
   }, Adaptive)
 end
@@ -185,7 +203,7 @@ Place.__name = "sbx.limit.Place"
 function Adaptive:acquire()
   local permit = self.permits:acquire()
   local full = self.permits.used >= math.floor(self.size)
-  return setmetatable({ of = self, permit = permit, since = time.now(), full = full }, Place)
+  return setmetatable({ of = self, permit = permit, shrunk = self.shrunk, full = full }, Place)
 end
 
 ---The work went well: when all places were taken the limit grows by one place
@@ -200,8 +218,8 @@ end
 ---before it last did.
 function Place:overload()
   local of = self.of
-  if not self.told and self.since >= of.shrunk_at then
-    of.shrunk_at = time.now()
+  if not self.told and self.shrunk == of.shrunk then
+    of.shrunk = of.shrunk + 1
     set_size(of, of.size * of.decrease)
   end
   self.told = true
