@@ -11,7 +11,7 @@ local wire = require("sbx.sandbox.wire")
 
 local download = {}
 
-local PAUSES = { 1, 2, 4 } -- seconds after breaks in a row
+local PAUSES = { 0.25, 1, 2, 4 } -- seconds after breaks in a row
 local PROGRESS = 1024 * 1024 -- bytes after which a break is the first one again
 local MAX_RESTARTS = 3
 

@@ -96,7 +96,7 @@ function Partial:continue(client, plan)
   if not facts or facts.size == 0 then return nil end
   if facts.type ~= "file" then refuse(plan, self.path, "EEXIST", "is no file") end
   local file = fs.open(self.path, "r+")
-  self.file = file
+  self.file, self.size = file, facts.size -- it stays, whatever happens here
   local digest, count = hash.sha256_new(), 0
   for bytes in function() return file:read(CHUNK) end do
     digest:update(bytes)
