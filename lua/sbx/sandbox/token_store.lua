@@ -106,6 +106,14 @@ local function read_lines(path)
   return head:sub(#MAGIC + 1), lines
 end
 
+---True and false as they are, nil for anything else.
+---@param value any
+---@return boolean|nil
+function token_store.boolean(value)
+  if type(value) == "boolean" then return value end
+  return nil
+end
+
 local function is_plain(value)
   return type(value) == "string" and value ~= "" and not value:find("%c")
 end
@@ -119,7 +127,7 @@ local function entry_of(line)
   if refresh_at > time.wall() + LONGEST_LIFE then return nil end
   return {
     token = fields.token, base = fields.base, refresh_at = refresh_at,
-    is_vm = type(fields.is_vm) == "boolean" and fields.is_vm or nil,
+    is_vm = token_store.boolean(fields.is_vm),
   }
 end
 

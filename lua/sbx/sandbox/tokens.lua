@@ -76,7 +76,7 @@ local function entry_from(call, answer)
     base = ("%s/%s/%s"):format(
       answer.gateway_url:gsub("/+$", ""), url.escape(answer.user_ns), url.escape(answer.job_id)),
     refresh_at = expires - margin,
-    is_vm = type(answer.is_vm) == "boolean" and answer.is_vm or nil,
+    is_vm = token_store.boolean(answer.is_vm),
   }
 end
 
