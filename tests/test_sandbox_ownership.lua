@@ -1,6 +1,11 @@
+local core = require("sbx.core.task")
 local errors = require("sbx.errors")
+local fs = require("sbx.fs")
+local json = require("sbx.json")
+local ledger = require("sbx.sandbox.ledger")
 local log = require("sbx.log")
 local run = require("sbx.run")
+local state = require("sbx.sandbox.state")
 local task = require("sbx.task")
 
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
@@ -161,3 +166,250 @@ test("ownership: a failing delete does not hide the script's error", function()
   broken = false
 end)
 
+
+-- ------------------------------------------------------- answers that get lost
+
+-- Answers, and breaks off in the middle of it.
+local function cut(call)
+  local request = call.request
+  request:start(201, { ["content-type"] = "application/json" }, 5000)
+  request:write('{"id": "sbx-')
+  pcall(request.finish, request)
+  return api.HANG -- this has been the answer
+end
+
+-- Makes what is asked for, as the server itself does.
+local function commit(server, call)
+  local key = call.body.idempotency_key
+  if server.keys[key] then return server.keys[key] end
+  server.created = server.created + 1
+  local object = api.object("sbx-" .. server.created, { labels = call.body.labels })
+  server.keys[key], server.sandboxes[object.id] = object, object
+  return object
+end
+
+test("ownership: a create whose answer is lost once yields the one it made", function()
+  for _, lose in ipairs({ cut, function() return 201, "garbled" end, function() return 503 end }) do
+    local server <close> = api.start({
+      create = function(call, server)
+        local object = commit(server, call)
+        if call.n == 1 then return lose(call) end
+        return 201, object
+      end,
+    })
+    local client <close> = server:client()
+    local box = client:create(WANTED)
+    assert(server.created == 1 and box.id == "sbx-1" and client.owned:has("sbx-1"))
+    assert(server:count("create") == 2)
+    local text = logged(function() assert(#run.finish() == 0) end)
+    assert(next(server.sandboxes) == nil)
+    assert(text:find("created 1 sandbox, deleted 1", 1, true), text)
+  end
+end)
+
+test("ownership: one whose answers are all lost is settled at the end", function()
+  local garbled = true
+  local server <close> = api.start({
+    create = function(call, server)
+      local object = commit(server, call)
+      if garbled then return 201, "garbled" end
+      return 201, object
+    end,
+  })
+  local client <close> = server:client()
+  local err = api.failure(client.create, client, WANTED)
+  assert(err.outcome == "unknown" or err.code == "BAD_ANSWER", tostring(err))
+  assert(server.created == 1 and not client.owned:has("sbx-1"))
+  garbled = false
+  local text = logged(function() assert(#run.finish() == 0) end)
+  assert(next(server.sandboxes) == nil and server.created == 1)
+  assert(text:find("created 1 sandbox, deleted 1 (1 that the script left)", 1, true), text)
+end)
+
+test("ownership: what no answer will ever tell of is found by its label", function()
+  local folder <close> = fs.tmpdir()
+  state.use(folder.path .. "/state")
+  local server <close> = api.start({
+    create = function(call, server)
+      commit(server, call)
+      return cut(call)
+    end,
+  })
+  server:add("sbx-other", { labels = { "sbxlua-run=20200101-000000-00000000" } })
+  local client <close> = server:client()
+  local err = api.failure(client.create, client, WANTED)
+  assert(err.outcome == "unknown", tostring(err))
+  local text = logged(function()
+    local failures = run.finish()
+    assert(#failures == 0, tostring(failures[1]))
+  end)
+  assert(next(server.sandboxes) == "sbx-other" and not next(server.sandboxes, "sbx-other"))
+  assert(text:find("created 1 sandbox, deleted 1", 1, true), text)
+  assert(#fs.list(folder.path .. "/state/runs") == 0)
+  state.use(false)
+end)
+
+test("ownership: a server that makes one for each request leaves none behind", function()
+  local server <close> = api.start({
+    create = function(call, server)
+      server.keys = {} -- as one of last year's does
+      commit(server, call)
+      if call.n == 1 then return cut(call) end
+      return 201, server.sandboxes["sbx-" .. server.created]
+    end,
+  })
+  local client <close> = server:client()
+  local box = client:create(WANTED)
+  assert(box.id == "sbx-2" and server.created == 2)
+  local text = logged(function() assert(#run.finish() == 0) end)
+  assert(next(server.sandboxes) == nil)
+  assert(text:find("created 2 sandboxes, deleted 2", 1, true), text)
+end)
+
+test("ownership: looking for strays spares what is kept, and other clients' own", function()
+  local server <close> = api.start({
+    create = function(call) if call.n == 1 then return 503, "busy" end end,
+  })
+  local one <close> = server:client()
+  local two <close> = server:client()
+  one:create(WANTED)
+  local kept = two:create({ name = "k", docker_image = "x", keep = true })
+  local marked = two:create(WANTED)
+  marked.keep = true
+  two:create(WANTED)
+  local text = logged(function() assert(#run.finish() == 0) end)
+  assert(server.sandboxes[kept.id] and server.sandboxes[marked.id])
+  local wanted = "created 4 sandboxes, deleted 2 (2 that the script left), kept 2"
+  assert(text:find(wanted, 1, true), text)
+  assert(server:count("list") == 1)
+end)
+
+test("ownership: a server that does not filter its list loses nothing of others", function()
+  local server <close> = api.start({
+    create = function(call) if call.n == 1 then return 503, "busy" end end,
+    list = function(_, server)
+      local all = {}
+      for _, object in pairs(server.sandboxes) do
+        all[#all + 1] = object
+      end
+      return 200, { sandboxes = json.array(all), total = #all, has_next = false }
+    end,
+  })
+  server:add("sbx-a")
+  server:add("sbx-b", { labels = { "blue" } })
+  server:add("sbx-c", { labels = { ledger.label("20200101-000000-00000000") } })
+  server:add("sbx-d", { labels = { ledger.label(), ledger.label("20200101-000000-00000000") } })
+  server:add("sbx-e", { labels = json.null })
+  local client <close> = server:client()
+  client:create(WANTED)
+  logged(function() assert(#run.finish() == 0) end)
+  for _, id in ipairs({ "sbx-a", "sbx-b", "sbx-c", "sbx-d", "sbx-e" }) do
+    assert(server.sandboxes[id], id)
+  end
+  assert(not server.sandboxes["sbx-1"])
+end)
+
+test("ownership: a create that ends in 500 is no failure of the run, once looked after", function()
+  local server <close> = api.start({ create = function() return 500, { detail = "broken" } end })
+  local client <close> = server:client()
+  local err = api.failure(client.create, client, WANTED)
+  assert(err.status == 500 and err.outcome == "unknown")
+  logged(function() assert(#run.finish() == 0) end)
+  assert(server:count("list") == 1)
+end)
+
+test("ownership: a create without any answer is told, and stays in the ledger", function()
+  local folder <close> = fs.tmpdir()
+  state.use(folder.path .. "/state")
+  local server <close> = api.start({ create = cut })
+  local client <close> = server:client()
+  api.failure(client.create, client, WANTED)
+  local failures
+  local text = logged(function() failures = run.finish() end)
+  assert(text:find("created 0 sandboxes, deleted 0, 1 create without an answer", 1, true), text)
+  local message = tostring(failures[1])
+  assert(message:find("1 create without an answer may have made a sandbox", 1, true), message)
+  assert(message:find("`sbxlua gc --yes`", 1, true), message)
+  assert(#fs.list(folder.path .. "/state/runs") == 1)
+  state.use(false)
+  client.owned.doubts = {}
+end)
+
+-- ------------------------------------------------------------ ends of the run
+
+test("ownership: a create that waits for its turn is not made once cancelled", function()
+  local server <close> = api.start({
+    create = function() return 429, { detail = "later" }, { ["retry-after"] = "30" } end,
+  })
+  local client <close> = server:client()
+  assert(not task.move_on(0.1, client.create, client, WANTED))
+  local text = logged(function() assert(#run.finish() == 0) end)
+  assert(text == "" and server:count("create") == 1 and server:count("list") == 0)
+end)
+
+test("ownership: deletes that hang end with the time for cleaning up, and are named", function()
+  local hang = true
+  local function never() if hang then return api.HANG end end
+  local server <close> = api.start({ delete = never, bulk_delete = never })
+  local client <close> = server:client()
+  local boxes = {}
+  for i = 1, 30 do
+    boxes[i] = client:create(WANTED)
+  end
+  local before = core.cleanup_seconds()
+  core.cleanup_seconds(0.4)
+  local failures
+  local started = task.now()
+  local text = logged(function() failures = run.finish() end)
+  core.cleanup_seconds(before)
+  assert(task.now() - started < 20 and #failures == 1)
+  assert(text:find("created 30 sandboxes, deleted 0, left 30: sbx-1, sbx-10,", 1, true), text)
+  assert(text:find("and 10 more", 1, true), text)
+  local message = tostring(failures[1])
+  assert(message:find("could not delete 30 sandboxes: sbx-1, ", 1, true), message)
+  assert(message:find("the time for cleaning up is over", 1, true), message)
+  assert(message:find("has the label sbxlua-run=", 1, true), message)
+  hang = false
+  client:bulk_delete(boxes)
+end)
+
+test("ownership: 250 that the script left go in a few requests", function()
+  local server <close> = api.start()
+  local client <close> = server:client()
+  local list = {}
+  for i = 1, 250 do
+    list[i] = i
+  end
+  task.map(list, function() client:create(WANTED) end)
+  logged(function() assert(#run.finish() == 0) end)
+  assert(next(server.sandboxes) == nil)
+  assert(server:count("bulk_delete") == 3 and server:count("delete") == 0)
+end)
+
+test("ownership: an object got by its id closes what the run owns, not what it keeps", function()
+  local server <close> = api.start()
+  local client <close> = server:client()
+  local kept = client:create({ name = "k", docker_image = "x", keep = true })
+  local owned = client:create(WANTED)
+  do
+    local _ <close> = client:get(kept.id)
+    local _ <close> = client:get(owned.id)
+  end
+  assert(server.sandboxes[kept.id] and not server.sandboxes[owned.id])
+  assert(owned.status == "TERMINATED" and kept.status ~= "TERMINATED")
+  kept.keep = false
+  logged(function() assert(#run.finish() == 0) end)
+  assert(next(server.sandboxes) == nil, "it is the run's again")
+end)
+
+test("ownership: the counts of a run are its own", function()
+  local server <close> = api.start()
+  local client <close> = server:client()
+  client:create(WANTED):delete()
+  local text = logged(function() assert(#run.finish() == 0) end)
+  assert(text:find('msg="created 1 sandbox, deleted 1"', 1, true), text)
+  assert(logged(function() assert(#run.finish() == 0) end) == "")
+  local other = client:get(server:add("sbx-x"))
+  other:delete()
+  assert(logged(function() assert(#run.finish() == 0) end) == "")
+end)

@@ -56,21 +56,30 @@ local function is_known(owners, id)
   return false
 end
 
+-- Whether there is nothing more to come of a create: the server has answered since,
+-- and is not still at work behind a gateway that gave up.
+local function is_over(intent)
+  local status = errors.is_error(intent.err) and intent.err.status
+  return status and not passing[status]
+end
+
 -- A server that does not know idempotency keys makes a second one when a create is
 -- repeated; one that was slow has made it meanwhile. The label finds them.
 ---@async
 local function find_strays(owner, owners)
+  local strays, doubts = 0, 0
   for id, box in pairs(leftovers.list(owner.client, ledger.run_id(), owner.teams)) do
-    if not is_known(owners, id) then owner:adopt(box) end
-  end
-  -- Where the server has answered since, there is no more to come.
-  for key, intent in pairs(owner.doubts) do
-    local status = errors.is_error(intent.err) and intent.err.status
-    if status and not passing[status] then
-      intent.in_doubt = false
-      owner.doubts[key] = nil
-      if owner.book then owner.book:made(key, nil, false) end
+    if not is_known(owners, id) then
+      owner:adopt(box)
+      strays = strays + 1
     end
+  end
+  for _ in pairs(owner.doubts) do
+    doubts = doubts + 1
+  end
+  for _, intent in pairs(owner.doubts) do
+    -- So many strays are what all of them have made.
+    if strays >= doubts or is_over(intent) then owner:settle(intent) end
   end
 end
 

@@ -147,13 +147,20 @@ end
 ---@param err any
 function Ownership:failed(intent, err)
   intent.err = err
+  intent.keep = false -- nobody has got it
   if intent.in_doubt then
-    intent.keep = false -- nobody has got it
     self.doubts[intent.key] = intent
   else
-    self.doubts[intent.key] = nil
-    if self.book then self.book:made(intent.key, nil, false) end
+    self:settle(intent)
   end
+end
+
+---Nothing will come of the create any more that is not known.
+---@param intent sbx.sandbox.Intent
+function Ownership:settle(intent)
+  intent.in_doubt = nil
+  self.doubts[intent.key] = nil
+  if self.book then self.book:made(intent.key, nil, false) end
 end
 
 ---Takes over a sandbox that this run has made.
