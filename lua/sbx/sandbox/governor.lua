@@ -193,11 +193,9 @@ end
 ---@async
 local function path_of(self)
   if self.path == nil then
-    local folder = state.folder("limits")
+    local path = state.file("limits", self.config) or false
     -- It may have turned out meanwhile that there is nothing to share.
-    if self.path == nil then
-      self.path = folder and ("%s/%s.json"):format(folder, state.account(self.config)) or false
-    end
+    if self.path == nil then self.path = path end
   end
   return self.path
 end

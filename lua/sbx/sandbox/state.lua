@@ -15,6 +15,7 @@ local PRIVATE = tonumber("700", 8)
 local FILE_MODE = tonumber("600", 8)
 local OTHERS = tonumber("077", 8)
 local MAX_FILE = 64 * 1024 * 1024 -- bytes of one file of state
+local OLD = 30 * 86400 -- seconds after which nobody misses a file of an account
 local FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.02 -- seconds between two tries for a lock
 
 local chosen -- in place of what the environment says; false: none
@@ -78,6 +79,34 @@ end
 ---@return string  hex digits
 function state.account(config)
   return hash.hmac("sha256", config.api_key, "sbxlua " .. config.base_url):sub(1, 24)
+end
+
+-- Accounts of servers that are long gone: their ports were never the same.
+---@async
+local function remove_old(folder)
+  local before = time.wall() - OLD
+  for _, name in ipairs(fs.list(folder)) do
+    local path = folder .. "/" .. name
+    local facts = name:sub(-5) ~= ".lock" and errors.try(fs.lstat, path)
+    if facts and facts.type == "file" and facts.mtime < before then
+      fs.remove(path, { missing_ok = true })
+      fs.remove(path .. ".lock", { missing_ok = true })
+    end
+  end
+end
+
+---The path of an account's file for one kind of state; nil where there is no state
+---folder. The file need not be there; making room for it removes old ones.
+---@async
+---@param name string  below the state folder
+---@param config sbx.sandbox.Config
+---@return string|nil path
+function state.file(name, config)
+  local folder = state.folder(name)
+  if not folder then return nil end
+  local path = folder .. "/" .. state.account(config)
+  if not fs.exists(path) then errors.try(remove_old, folder) end
+  return path
 end
 
 ---Whether only its owner can read and write a file, and it is no link.

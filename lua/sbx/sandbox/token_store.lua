@@ -78,9 +78,7 @@ end
 ---@async
 local function path_of(self)
   if self.path == nil then
-    local folder = state.folder("tokens")
-    self.path = self.path
-      or folder and ("%s/%s.tokens"):format(folder, state.account(self.config)) or false
+    self.path = state.file("tokens", self.config) or false
   end
   return self.path
 end
