@@ -1,5 +1,7 @@
-local reader = require("sbx.reader")
 local errors = require("sbx.errors")
+local fails = require("expect").fails
+local reader = require("sbx.reader")
+local task = require("sbx.task")
 
 -- A reader over `text`, cut into pieces of `size` bytes.
 local function over(text, size, options)
@@ -119,5 +121,51 @@ test("reader.of: takes what bytes can come from", function()
       local _ = reader.of(source)
     end)
     assert(not ok and err:find("test_reader.lua:%d+: source: expected a string"), err)
+  end
+end)
+
+test("reader: a second task is refused while one reads, and harms nothing", function()
+  local gate = task.waiter("the gate")
+  local pieces, at = { "ab", "cd", "ef\ngh\n" }, 0
+  local r = reader.new(function()
+    at = at + 1
+    if at == 3 then gate:wait() end
+    return pieces[at]
+  end)
+  local line = task.spawn(r.line, r)
+  task.yield() -- it has two pieces, and waits for the next one
+  for _, name in ipairs({ "line", "some", "all", "peek" }) do
+    fails("read: another task is reading", r[name], r)
+  end
+  fails("read: another task is reading", r.bytes, r, 1)
+  fails("read: another task is reading", r.unread, r, "x")
+  gate:wake()
+  assert(line:join() == "abcdef" and r:line() == "gh" and r:line() == nil)
+end)
+
+test("reader: one that was cancelled or failed in its source lets the next one in", function()
+  local calls = 0
+  local r = reader.new(function()
+    calls = calls + 1
+    if calls == 2 then task.sleep(60) end
+    if calls == 3 then error("broken", 0) end
+    return "x"
+  end)
+  assert(not task.move_on(0.001, r.line, r))
+  fails("broken", r.line, r)
+  assert(r:bytes(3) == "xxx")
+end)
+
+test("reader: what it cannot do is refused", function()
+  local r = reader.of("abc")
+  fails("bytes: expected a whole number of at least 0, got -1", r.bytes, r, -1)
+  fails("bytes: expected a whole number", r.bytes, r)
+  fails("some: expected a whole number", r.some, r, 1.5)
+  fails("all: expected a number", r.all, r, "x")
+  fails("unread: expected a string", r.unread, r, 5)
+  assert(r:bytes(3.0) == "abc")
+  for _, value in ipairs({ 5, true, false, {} }) do
+    local odd = reader.new(function() return value end)
+    fails("what the source returned: expected a string", odd.line, odd)
   end
 end)

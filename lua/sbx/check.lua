@@ -28,6 +28,12 @@ local function script_level(level)
   end
 end
 
+---Raises `text`, which says what the script did wrong, with the place in it.
+---@param text string
+function check.fail(text)
+  error(text, script_level(2))
+end
+
 ---Returns `given` completed by `defaults`, as a new table. A key that has no
 ---default is unknown and raises, so that a misspelt option cannot pass.
 ---@param given table|nil

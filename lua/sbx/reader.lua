@@ -13,6 +13,8 @@ local find, sub = string.find, string.sub
 ---@field private ended boolean      the source has no more
 ---@field private held string[]|nil  what a call took that then failed or was cancelled
 ---@field private max_line integer   bytes
+---@field private reading boolean    a task is in the source
+---@field private guard table        tells when it is no more
 local Reader = {}
 Reader.__index = Reader
 Reader.__name = "sbx.Reader"
@@ -20,9 +22,16 @@ Reader.__name = "sbx.Reader"
 local MAX_LINE = 16 * 1024 * 1024
 local PIECE = 64 * 1024 -- bytes asked of what has `read`
 
+local Guard = {}
+
+function Guard:__close()
+  self.reader.reading = false
+end
+
 -- Every reading method begins here: what an earlier call had gathered when its
 -- source raised is put back, so that nothing is lost. Returns the new list.
 local function start(self)
+  if self.reading then check.fail("read: another task is reading") end
   local held = self.held
   if held and #held > 0 then
     held[#held + 1] = sub(self.buffer, self.at)
@@ -37,11 +46,14 @@ end
 ---@async
 local function fill(self)
   if self.ended then return false end
+  local _ <close> = self.guard
+  self.reading = true
   local piece = self.source()
   if piece == nil then
     self.ended = true
     return false
   end
+  check.string(piece, "what the source returned")
   if self.at > #self.buffer then
     self.buffer, self.at = piece, 1
   else
@@ -117,6 +129,7 @@ end
 ---@param n? integer  default: whatever is at hand
 ---@return string|nil
 function Reader:some(n)
+  if n ~= nil then n = check.integer(n, "some", 0) end
   start(self)
   return take(self, n)
 end
@@ -127,6 +140,7 @@ end
 ---@param n integer
 ---@return string|nil
 function Reader:bytes(n)
+  n = check.integer(n, "bytes", 0)
   local parts, missing = start(self), n
   repeat
     local piece = take(self, missing)
@@ -143,6 +157,7 @@ end
 ---@param max? integer
 ---@return string
 function Reader:all(max)
+  if max ~= nil then check.number(max, "all", 0) end
   local parts, size = start(self), 0
   while true do
     local piece = take(self)
@@ -169,6 +184,7 @@ end
 ---Puts bytes back before those not read yet.
 ---@param bytes string
 function Reader:unread(bytes)
+  check.string(bytes, "unread")
   start(self)
   self.buffer, self.at = bytes .. sub(self.buffer, self.at), 1
 end
@@ -193,9 +209,11 @@ function reader.new(source, options)
   check.fn(source, "source")
   local given = check.options(options, { max_line = MAX_LINE })
   check.integer(given.max_line, "max_line", 1)
-  return setmetatable({
-    source = source, buffer = "", at = 1, ended = false, max_line = given.max_line,
+  local self = setmetatable({
+    source = source, buffer = "", at = 1, ended = false, max_line = given.max_line, reading = false,
   }, Reader)
+  self.guard = setmetatable({ reader = self }, Guard)
+  return self
 end
 
 local function can_read(source, kind)
