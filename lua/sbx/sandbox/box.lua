@@ -163,11 +163,35 @@ end
 
 ---Runs a command; see `Client:execute_command`.
 ---@async
----@param command string
+---@param command string|string[]
 ---@param options? sbx.sandbox.ExecOptions
 ---@return sbx.sandbox.Result
 function Box:exec(command, options)
   return clients[self]:execute_command(self, command, options)
+end
+
+---Starts a command that goes on by itself; see `Client:start_background_job`.
+---@async
+---@param command string|string[]
+---@param options? sbx.sandbox.JobOptions
+---@return sbx.sandbox.Job
+function Box:start_background_job(command, options)
+  return clients[self]:start_background_job(self, command, options)
+end
+
+---@async
+---@param job string|sbx.sandbox.Job
+---@return sbx.sandbox.JobStatus
+function Box:get_background_job(job)
+  return clients[self]:get_background_job(self, job)
+end
+
+---@async
+---@param command string|string[]
+---@param options? sbx.sandbox.JobOptions
+---@return sbx.sandbox.JobStatus
+function Box:run_background_job(command, options)
+  return clients[self]:run_background_job(self, command, options)
 end
 
 ---Starts a process in a virtual machine; see `Client:open_process`.

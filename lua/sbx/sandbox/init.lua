@@ -36,7 +36,7 @@ Client.__index = Client
 Client.__name = "sbx.sandbox.Client"
 
 for _, part in ipairs({
-  "lifecycle", "listing", "waiting", "commands", "processes", "files", "tree", "ports",
+  "lifecycle", "listing", "waiting", "commands", "jobs", "processes", "files", "tree", "ports",
 }) do
   for name, method in pairs(require("sbx.sandbox." .. part).methods) do
     Client[name] = method

@@ -75,7 +75,7 @@ end
 -- ----------------------------------------------------------------------- looks
 
 ---@class sbx.sandbox.SpoolState
----@field state string           run, gone, lost or ended
+---@field state "run"|"gone"|"lost"|"ended"
 ---@field exit_code integer|nil  once ended
 ---@field stdout string          new bytes
 ---@field stderr string
@@ -200,7 +200,9 @@ local function find_out(self)
   error(bad_look(self), 0)
 end
 
-local function not_started(self, cause)
+---Raises that the command did not run and never will.
+---@param cause any
+function Spool:not_started(cause)
   errors.raise({
     kind = "api",
     code = "NOT_STARTED",
@@ -271,7 +273,7 @@ end
 -- ---------------------------------------------------------------------- ending
 
 ---Ends all that the command started, if it has not ended. Says claimed or none (it
----never ran), ended, killed, alive.
+---never ran), ended, nopid (nothing to kill it by), killed, alive.
 ---@async
 ---@param grace number  seconds between TERM and KILL
 ---@param claim boolean  a start may be under way
@@ -452,7 +454,7 @@ function spool.run(client, id, o)
     local result, cause, self = attempt(client, id, o, math.huge)
     if result then return result end
     -- A source of input that is used up cannot be sent again.
-    if n == STARTS or o.input_once then not_started(self, cause) end
+    if n == STARTS or o.input_once then self:not_started(cause) end
   end
 end
 

@@ -51,15 +51,18 @@ exec 3<&-
 -- exit status, gone (no folder) or lost (nobody waits for the command any more).
 local LOOK = [[
 L=%s; P=%s; o=%d; e=%d; M=%d; stream=%d
+ended() {
+  s=; { read -r s < "${P}exit"; } 2>/dev/null
+  case $s in ''|*[!0-9]*) return 1;; esac
+}
 state() {
-  { read -r s < "${P}exit"; } 2>/dev/null && return
+  ended && return
   [ -d "$L" ] || { s=gone; return; }
   s=run
   w=; { read -r w < "${P}wrapper"; } 2>/dev/null
   [ -n "$w" ] && [ -d /proc/self ] || return
   { read -r l < "/proc/$w/stat"; } 2>/dev/null && case ${l##*") "} in [ZX]*) ;; *) return;; esac
-  s=lost
-  { read -r s < "${P}exit"; } 2>/dev/null
+  ended || s=lost
 }
 size() { n=$( { wc -c < "$P$1.log"; } 2>/dev/null); n=$((${n:-0})); }
 fresh() { size stdout; [ "$n" -gt $o ] || { size stderr; [ "$n" -gt $e ]; }; }
@@ -83,7 +86,7 @@ echo "$s $a $b ${enc%%%% *}"
 n=$a; emit stdout $o; n=$b; emit stderr $e
 ]]
 
--- Says claimed (it never ran and never will), none, ended, killed or alive.
+-- Says claimed (it never ran and never will), none, ended, nopid, killed or alive.
 local KILL = [[
 L=%s; P=%s; m=SBX_RUN=%s
 if [ %d = 1 ] && { mkdir -m 700 "$L"; } 2>/dev/null; then echo claimed; exit 0; fi
@@ -104,7 +107,7 @@ signal() {
 nap() { sleep $1 2>/dev/null || sleep 1; i=$((i+1)); }
 : 2>/dev/null > "${P}stop"
 i=0; while [ $i -lt 20 ] && [ ! -s "${P}pid" ] && [ ! -f "${P}exit" ]; do nap 0.1; done
-if [ -f "${P}exit" ]; then echo ended; else
+if [ -f "${P}exit" ]; then echo ended; elif [ ! -s "${P}pid" ]; then echo nopid; else
   p=; { read -r p < "${P}pid"; } 2>/dev/null
   signal TERM
   i=0; while [ $i -lt %d ] && [ -n "$(targets)" ]; do nap 0.1; done
