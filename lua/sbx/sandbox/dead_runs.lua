@@ -119,7 +119,10 @@ end
 ---@async
 local function read_run(path, lock)
   local found, err = errors.try(read_lines, path)
-  if not found then return nil, tostring(err) end
+  if not found then
+    local why = tostring(err)
+    return nil, why:find(path, 1, true) and why or path .. ": " .. why
+  end
   local head = found.head or {}
   if not (text(head.run) and text(head.account)) then
     -- What was sent had its line, and the head, on disk before.
