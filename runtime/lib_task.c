@@ -340,20 +340,20 @@ static int f_deadline(lua_State *L) {
 
 // ---- the rest
 
-// locals([table]) -> the running task's table of inherited values, or nil; with
-// an argument (a table, or nil for none) that takes its place. What it spawns
-// from then on has the same table.
+// locals() -> the table of inherited values that holds here, or nil.
+// locals(table or nil) -> what this coroutine has set, in whose place that
+// comes; it holds while the coroutine runs, and for what it spawns.
 static int f_locals(lua_State *L) {
   Task *task = task_current(L);
   bool sets = lua_gettop(L) > 0;
   if (!task) return sets ? luaL_error(L, "with: not inside a task") : 0;
-  lua_rawgetp(L, LUA_REGISTRYINDEX, task);
-  lua_getiuservalue(L, -1, TASK_LOCALS);
-  if (sets) {
-    if (!lua_isnil(L, 1)) luaL_checktype(L, 1, LUA_TTABLE);
-    lua_pushvalue(L, 1);
-    lua_setiuservalue(L, -3, TASK_LOCALS);
+  if (!sets) {
+    push_locals(L, task);
+    return 1;
   }
+  lua_settop(L, 1);
+  if (!lua_isnil(L, 1)) luaL_checktype(L, 1, LUA_TTABLE);
+  replace_locals(L, task);
   return 1;
 }
 

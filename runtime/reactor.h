@@ -51,6 +51,7 @@ typedef struct Reactor {
   double cleanup_seconds;  // how long finalizers of a cancelled task may wait
   lua_State *volatile running;  // innermost running coroutine, for the hook
   bool closing;                 // no new waits: the end has begun
+  bool has_coroutine_locals;    // see locals.c
 } Reactor;
 
 // Opens the loop and ties it to L. Returns 0 or a libuv error.

@@ -270,10 +270,8 @@ Task *task_spawn(lua_State *L, Scope *parent, int arguments, bool protect,
   if (reactor->shuffle != 0) ready_reserve(L, reactor->live_tasks + 1);
 
   if (reactor->current) {
-    push_task(L, reactor->current);
-    lua_getiuservalue(L, -1, TASK_LOCALS);
-    lua_setiuservalue(L, -3, TASK_LOCALS);
-    lua_pop(L, 1);
+    push_locals(L, reactor->current);
+    lua_setiuservalue(L, -2, TASK_LOCALS);
   }
 
   task->reactor = reactor;

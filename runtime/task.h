@@ -196,6 +196,16 @@ void task_arm_hook(lua_State *L);
 void task_prepare_cleanup(Task *task);
 void task_forget_cleanup(Task *task);
 
+// ---- locals.c
+
+// Pushes the table of values that `task`, which runs, hands down from here; nil
+// for none.
+void push_locals(lua_State *L, const Task *task);
+
+// Puts the table (or nil) on top of the stack in the place of the one that the
+// running coroutine has set, which it pushes instead.
+void replace_locals(lua_State *L, Task *task);
+
 // ---- coroutine.c
 
 // What a waiting function yields; generators pass it through to the run queue.

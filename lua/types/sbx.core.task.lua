@@ -78,8 +78,9 @@ function core.yield() end
 ---@param what? string  what cannot wait, where nothing can
 function core.checkpoint(what) end
 
----The running task's table of inherited values, or nil; with an argument that
----takes its place. What the task spawns from then on has the same table.
+---The table of inherited values that holds here, or nil. With an argument that is
+---what this coroutine sets: it holds while the coroutine runs and for what it
+---spawns, and what the coroutine had set before is returned.
 ---@param values? table|nil
 ---@return table|nil
 function core.locals(values) end

@@ -20,17 +20,15 @@ end
 function locals.with(values, fn, ...)
   check.table(values, "with")
   check.fn(fn, "with")
-  local before = core.locals()
   -- A new table: tasks that were spawned before keep theirs as it is.
   local merged = {}
-  for name, value in pairs(before or {}) do
+  for name, value in pairs(core.locals() or {}) do
     merged[name] = value
   end
   for name, value in pairs(values) do
     merged[name] = value
   end
-  local _ <close> = setmetatable({ before = before }, Restore)
-  core.locals(merged)
+  local _ <close> = setmetatable({ before = core.locals(merged) }, Restore)
   return fn(...)
 end
 
