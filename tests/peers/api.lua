@@ -71,7 +71,9 @@ function api.object(id, fields)
   return object
 end
 
+-- The usual answers, for handlers that add something to them.
 local usual = {}
+api.usual = usual
 
 -- The same key makes one sandbox, however often it comes.
 function usual.create(server, call)
