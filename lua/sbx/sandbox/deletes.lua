@@ -16,6 +16,8 @@ local deletes = {}
 
 local MOST = 100 -- ids in one request
 local AT_ONCE = 2 -- requests in flight
+local GATHER = 0.1 -- seconds that a request waits for more to delete, in busy times:
+local BUSY = 2 -- seconds after some have come together
 local SINGLES = 8 -- at once, where a bulk delete does not do it
 
 ---@class sbx.sandbox.Deletes
@@ -24,6 +26,8 @@ local SINGLES = 8 -- at once, where a bulk delete does not do it
 ---@field private entries table<string, table>  by id, until they are done
 ---@field private running integer  requests in flight
 ---@field private no_bulk boolean  the server has no bulk delete
+---@field private gathering boolean  a request waits for more to delete
+---@field private busy_until number
 local Deletes = {}
 Deletes.__index = Deletes
 
@@ -36,6 +40,7 @@ Deletes.__index = Deletes
 function deletes.new(client)
   return setmetatable({
     client = client, line = {}, entries = {}, running = 0, no_bulk = false,
+    gathering = false, busy_until = -math.huge,
   }, Deletes)
 end
 
@@ -240,14 +245,34 @@ local function put_back(self, batch)
   self.line = table.move(self.line, 1, #self.line, #line + 1, line)
 end
 
+---@async
+local function gather(self)
+  if task.now() > self.busy_until then return end
+  self.gathering = true
+  local ok, err = pcall(task.sleep, GATHER)
+  self.gathering = false
+  if not ok then error(err, 0) end
+end
+
+local function take(self)
+  local batch = table.move(self.line, 1, math.min(MOST, #self.line), 1, {})
+  self.line = table.move(self.line, #batch + 1, #self.line, 1, {})
+  if #batch > 1 or self.running > 1 then self.busy_until = task.now() + BUSY end
+  if #self.line > 0 then pass_on(self) end
+  return batch
+end
+
 -- Sends one request for those who have waited longest.
 ---@async
 local function lead(self, own)
-  local batch = table.move(self.line, 1, math.min(MOST, #self.line), 1, {})
-  self.line = table.move(self.line, #batch + 1, #self.line, 1, {})
+  local batch = {}
   self.running = self.running + 1
-  local send = (#batch == 1 or self.no_bulk) and send_singly or send_many
-  local ok, err = pcall(send, self, batch)
+  local ok, err = pcall(function()
+    gather(self)
+    batch = take(self)
+    local send = (#batch == 1 or self.no_bulk) and send_singly or send_many
+    if #batch > 0 then send(self, batch) end
+  end)
   self.running = self.running - 1
   if not ok then
     put_back(self, batch)
@@ -274,7 +299,7 @@ end
 ---@async
 local function await(self, entry)
   while not entry.done do
-    if self.running < AT_ONCE and #self.line > 0 then
+    if self.running < AT_ONCE and #self.line > 0 and not self.gathering then
       lead(self, entry)
     else
       local waiter = task.waiter("delete of a sandbox")
