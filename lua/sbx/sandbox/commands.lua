@@ -212,6 +212,7 @@ function methods:execute_command(target, command, options)
   local began = task.now()
   local way = is_spooled(self, id, opts) and run_spooled or run_plain
   local result = way(self, id, opts)
+  self.reached[id] = true
   result.outcome = "exited"
   result.duration = task.now() - began
   if opts.check and result.exit_code ~= 0 then raise_failed(id, result) end
