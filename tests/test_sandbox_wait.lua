@@ -1,8 +1,13 @@
 local json = require("sbx.json")
 local task = require("sbx.task")
+local test = require("sbx.test")
 
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local api = dofile(here .. "peers/api.lua")
+local boots = dofile(here .. "peers/boots.lua")
+
+-- As of a server of the first generation, which has no batch status.
+local function no_batch() return 404, { detail = "Not Found" } end
 
 local function add_many(server, count)
   local ids = {}
@@ -109,88 +114,12 @@ test("wait: cancelled while it waits", function()
   assert(not task.move_on(0.2, client.wait_for_creation, client, "sbx-1"))
 end)
 
-test("bulk wait: reads the list endpoint, not each sandbox", function()
-  local server <close> = api.start()
-  local client <close> = server:client()
-  local ids = add_many(server, 20)
-  local statuses = client:bulk_wait_for_creation(ids)
-  for _, id in ipairs(ids) do
-    assert(statuses[id] == "RUNNING")
-  end
-  assert(server:count("list") == 1 and server:count("get") == 0 and server:count("exec") == 20)
-  local query = server.calls[1].query
-  assert(query.per_page[1] == "100" and query.page[1] == "1")
-end)
-
-test("bulk wait: wanted sandboxes spread over pages keep their state", function()
-  -- Each round shows only some as running, and never all on one page.
-  local server <close> = api.start({
-    list = function(call)
-      local page = tonumber(call.query.page[1])
-      local found = {}
-      for i = 1, 100 do
-        local status = (i + page + call.n) % 3 == 0 and "RUNNING" or "PENDING"
-        found[i] = api.object(("sbx-%04d"):format((page - 1) * 100 + i), { status = status })
-      end
-      return 200, { sandboxes = json.array(found), has_next = page < 3, page = page }
-    end,
-  })
-  local client <close> = server:client()
-  local all = add_many(server, 300)
-  client:bulk_wait_for_creation({ all[5], all[150], all[299] })
-  assert(server:count("exec") == 3, "each is proven once")
-end)
-
-test("bulk wait: one that a page did not show is looked up", function()
-  local server <close> = api.start({
-    list = function()
-      return 200, { sandboxes = json.array({ api.object("sbx-0001") }), has_next = false }
-    end,
-  })
-  local client <close> = server:client()
-  local ids = add_many(server, 2)
-  client:bulk_wait_for_creation(ids)
-  assert(server:count("get") == 1)
-end)
-
-test("bulk wait: names all that ended, with their statuses", function()
-  local server <close> = api.start({
-    list = function()
-      return 200, {
-        sandboxes = json.array({
-          api.object("sbx-0001"),
-          api.object("sbx-0002", { status = "ERROR", errorType = "OOM_KILLED" }),
-          api.object("sbx-0003", { status = "PENDING" }),
-        }),
-        has_next = false,
-      }
-    end,
-    get = function() return 404, { detail = "Sandbox not found" } end,
-  })
-  local client <close> = server:client()
-  local ids = add_many(server, 4)
-  local err = api.failure(client.bulk_wait_for_creation, client, ids)
-  assert(err.kind == "not_running" and #err.errors == 2, tostring(err))
-  assert(err.failed["sbx-0002"] == "ERROR" and err.failed["sbx-0004"] == "TERMINATED")
-  assert(err.errors[1].kind == "oom" and err.message:find("sbx-0004 is TERMINATED", 1, true))
-end)
-
-test("bulk wait: a storm of 429 is waited out, page by page", function()
-  local server <close> = api.start({
-    list = function(call)
-      if call.n <= 5 then return 429, { detail = "Too many requests" } end
-    end,
-  })
-  local client <close> = server:client({ throttle_timeout = 0.1 })
-  client:bulk_wait_for_creation(add_many(server, 3))
-  assert(server:count("list") == 6)
-end)
-
 test("wait: 429 is waited out until the deadline, not only for one call's patience", function()
   local server <close> = api.start({
+    batch = no_batch,
     list = function() return 200, { sandboxes = json.array({}), has_next = false } end,
     get = function(call)
-      if call.n <= 3 then return 429, { detail = "no" }, { ["retry-after"] = "0" } end
+      if call.n <= 2 then return 429, { detail = "no" }, { ["retry-after"] = "0" } end
     end,
   })
   local client <close> = server:client({ throttle_timeout = 0.1 })
@@ -199,75 +128,185 @@ test("wait: 429 is waited out until the deadline, not only for one call's patien
   client:bulk_wait_for_creation(ids)
 end)
 
-test("bulk wait: Retry-After sets the least pause, and the deadline ends it", function()
-  local server <close> = api.start({
-    list = function() return 429, { detail = "no" }, { ["retry-after"] = "3600" } end,
-  })
+test("wait: what one answer says of all of them is raised as it is", function()
+  local server <close> = api.start({ batch = function() return 401, { detail = "bad key" } end })
   local client <close> = server:client()
-  local ids = add_many(server, 2)
-  local err = api.failure(client.bulk_wait_for_creation, client, ids, { timeout = 0.3 })
-  assert(err.kind == "not_running" and server:count("list") == 1)
+  local err = api.failure(client.bulk_wait_for_creation, client, add_many(server, 3))
+  assert(err.kind == "unauthorized" and server:count("batch") == 1)
 end)
 
-test("bulk wait: pages that shift under it hide nobody", function()
-  -- Two fresh sandboxes appear in front of each page after the first: what was
-  -- at its end is shown twice, and when some go, others are never shown.
+test("wait: a batch that makes no sense is asked about one by one", function()
+  local answers = {
+    missing = { statuses = json.array({}), errors = json.array({}) },
+    no_errors = { statuses = json.array({}) },
+    types = {
+      statuses = json.array({
+        "sbx-0001", 7, json.array({}), { sandbox_id = 1, status = "RUNNING" },
+        { sandbox_id = "sbx-0001", status = json.object({}) }, { sandbox_id = "sbx-0002" },
+      }),
+      errors = json.array({ false, { sandbox_id = "sbx-0003" }, { code = "NOT_FOUND" } }),
+    },
+    foreign = {
+      statuses = json.array({ { sandbox_id = "other", status = "ERROR" } }),
+      errors = json.array({ { sandbox_id = "another", code = "NOT_FOUND" } }),
+    },
+    new_code = {
+      statuses = json.array({}),
+      errors = json.array({ { sandbox_id = "sbx-0001", code = "NOT_YET", message = "wait" } }),
+    },
+  }
+  for name, answer in pairs(answers) do
+    local server <close> = api.start({ batch = function() return 200, answer end })
+    local client <close> = server:client()
+    client:bulk_wait_for_creation(add_many(server, 3))
+    test.equal(server:count("get"), 3, name)
+    test.equal(server:count("batch"), 1, name)
+  end
+end)
+
+test("wait: in a batch the order does not matter, nor what it says of others", function()
   local server <close> = api.start({
-    list = function(call)
-      local page, found = tonumber(call.query.page[1]), {}
-      local shift = call.n % 2 == 0 and 2 or -2
-      for i = 1, 100 do
-        local at = (page - 1) * 100 + i + (page > 1 and shift or 0)
-        found[#found + 1] = api.object(("sbx-%04d"):format(at))
-      end
-      return 200, { sandboxes = json.array(found), has_next = page < 3, page = page }
+    batch = function()
+      return 200, {
+        statuses = json.array({
+          { sandbox_id = "sbx-0003", status = "RUNNING", error_type = 7 },
+          { sandbox_id = "other", status = "ERROR" },
+          { sandbox_id = "sbx-0001", status = "RUNNING" },
+          { sandbox_id = "sbx-0001", status = "ERROR" },
+          { sandbox_id = "sbx-0002", status = "RUNNING" },
+        }),
+        errors = json.array({ { sandbox_id = "sbx-0002", code = "FORBIDDEN" } }),
+      }
     end,
   })
   local client <close> = server:client()
-  local statuses = client:bulk_wait_for_creation(add_many(server, 300))
-  assert(statuses["sbx-0101"] == "RUNNING" and statuses["sbx-0300"] == "RUNNING")
-  assert(server:count("exec") == 300, "each is proven once")
+  local boxes = add_many(server, 3) and client:list()
+  client:bulk_wait_for_creation(boxes)
+  assert(server:count("get") == 0)
 end)
 
-test("bulk wait: an endless storm of 429 ends at the deadline", function()
+test("wait: what a batch refuses to tell of one fails that one", function()
+  local codes = { NOT_FOUND = 404, FORBIDDEN = 403, MANAGED = 409 }
+  for code, status in pairs(codes) do
+    local server <close> = api.start({
+      batch = function()
+        return 200, {
+          statuses = json.array({ { sandbox_id = "sbx-0001", status = "RUNNING" } }),
+          errors = json.array({ { sandbox_id = "sbx-0002", code = code, message = "no\27[2J" } }),
+        }
+      end,
+    })
+    local client <close> = server:client()
+    local ids = add_many(server, 2)
+    local results = task.settle({
+      function() return client:wait_for_creation(ids[1]) end,
+      function() return client:wait_for_creation(ids[2]) end,
+    })
+    assert(results[1].ok and results[1].value.docker_image == "python:3.11-slim")
+    local err = results[2].error
+    assert(err.kind == "api" and err.code == code and err.status == status)
+    assert(not err.message:find("\27"))
+  end
+end)
+
+test("wait: an id that the API does not take spoils it for no other", function()
   local server <close> = api.start({
-    list = function() return 429, { detail = "no" }, { ["retry-after"] = "0" } end,
+    batch = function() return 422, { detail = "sandbox_ids.1: bad" } end,
+    get = function(call) if call.id == "b" then return 422, { detail = "bad id" } end end,
   })
   local client <close> = server:client()
-  local ids = add_many(server, 3)
-  local err = api.failure(client.bulk_wait_for_creation, client, ids, { timeout = 1 })
-  assert(err.kind == "not_running" and #err.errors == 3 and err.failed["sbx-0001"] == "unknown")
-  assert(server:count("list") <= 5, "the pauses must grow")
+  for _, id in ipairs({ "a", "b", "c" }) do server:add(id) end
+  local statuses, failures = client:bulk_wait_for_creation({ "a", "b", "c" }, {
+    on_error = "collect",
+  })
+  assert(statuses.a == "RUNNING" and statuses.c == "RUNNING" and failures.b.status == 422)
 end)
 
-test("bulk wait: probes run at once, and only for those not yet proven", function()
-  local tried = {}
+test("wait: an answer about another sandbox is none", function()
+  local server <close> = api.start({ get = function() return 200, api.object("sbx-9") end })
+  local client <close> = server:client()
+  local err = api.failure(client.wait_for_creation, client, server:add("sbx-1"))
+  assert(err.code == "BAD_ANSWER")
+end)
+
+test("wait: that there is no batch status is found out once", function()
+  local server <close> = api.start({
+    batch = function() return 405, { detail = "Method Not Allowed" } end,
+  })
+  local client <close> = server:client()
+  local ids = add_many(server, 4)
+  client:bulk_wait_for_creation({ ids[1], ids[2] })
+  client:bulk_wait_for_creation({ ids[3], ids[4] })
+  assert(server:count("batch") == 1 and server:count("list") == 2 and server:count("get") == 0)
+end)
+
+test("wait: a sandbox that has run a command is not probed", function()
+  local server <close> = api.start()
+  local client <close> = server:client()
+  local box = client:get(server:add("sbx-1"))
+  box:exec("true")
+  assert(box:wait() == box and server:count("exec") == 1)
+  client:wait_for_creation("sbx-1")
+  client:bulk_wait_for_creation({ box, server:add("sbx-2") })
+  assert(server:count("exec") == 2, "only the other one was probed")
+  client:bulk_wait_for_creation({ "sbx-1", "sbx-2" })
+  assert(server:count("exec") == 2)
+  client:delete("sbx-1")
+  client:wait_for_creation(server:add("sbx-1"))
+  assert(server:count("exec") == 3, "what was known of it went with it")
+end)
+
+test("wait: of many who want to know, one probes; when it is cancelled, another", function()
   local server <close> = api.start({
     exec = function(call)
-      tried[call.id] = (tried[call.id] or 0) + 1
-      if call.id == "sbx-0003" and tried[call.id] < 3 then return 503, { error = "x" } end
+      if call.n == 1 then return api.HANG end
       task.sleep(0.05)
     end,
   })
   local client <close> = server:client()
-  local ready = {}
-  client:bulk_wait_for_creation(add_many(server, 20), {
-    on_ready = function(id, done, total)
-      ready[#ready + 1] = id
-      assert(done == #ready and total == 20)
-    end,
-  })
-  assert(#ready == 20 and ready[20] == "sbx-0003")
-  assert(tried["sbx-0001"] == 1 and tried["sbx-0003"] == 3)
+  server:add("sbx-1")
+  local done = 0
+  task.scope(function(scope)
+    local first = scope:pspawn(client.wait_for_creation, client, "sbx-1")
+    while server:count("exec") == 0 do task.sleep(0.01) end
+    for _ = 1, 5 do
+      scope:spawn(function()
+        client:wait_for_creation("sbx-1")
+        done = done + 1
+      end)
+    end
+    task.sleep(0.2)
+    first:cancel()
+  end)
+  assert(done == 5 and server:count("exec") == 2)
 end)
 
-test("bulk wait: nothing to wait for, and misuse", function()
-  local server <close> = api.start()
+test("wait: brings the status of objects up to date, also of those that ended", function()
+  local server <close> = api.start({
+    batch = function()
+      return 200, {
+        statuses = json.array({
+          { sandbox_id = "sbx-1", status = "RUNNING", error_type = json.null },
+          { sandbox_id = "sbx-2", status = "ERROR", error_type = "OOM_KILLED" },
+        }),
+        errors = json.array({}),
+      }
+    end,
+  })
   local client <close> = server:client()
-  assert(next(client:bulk_wait_for_creation({})) == nil)
-  local ok, err = pcall(client.bulk_wait_for_creation, client, { "a", "a" })
-  assert(not ok and err:find("named twice", 1, true))
-  ok, err = pcall(client.bulk_wait_for_creation, client, { "a" }, { timout = 1 })
-  assert(not ok and err:find("did you mean 'timeout'", 1, true))
-  assert(#server.calls == 0)
+  local one <close> = client:create({ name = "a", docker_image = "x" })
+  local two <close> = client:create({ name = "b", docker_image = "x" })
+  client:bulk_wait_for_creation({ one, two }, { on_error = "collect" })
+  assert(one.status == "RUNNING" and two.status == "ERROR" and two.error_type == "OOM_KILLED")
+  assert(one.name == "a" and one.docker_image == "x")
+end)
+
+test("wait: a hundred lives take at most 2.2 requests each", function()
+  local server <close> = boots.start({ latency = 0.02, fastest = 0.2, slowest = 2, exec = 0.01 })
+  local client <close> = server:client()
+  boots.live(client, 100)
+  local each = boots.total(server) / 100
+  assert(each <= 2.2, boots.table({ { "now", server } }, 100))
+  assert(server:count("exec") == 200 and server:count("context") == 0)
+  assert(next(server.sandboxes) == nil)
 end)
