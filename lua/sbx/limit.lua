@@ -4,6 +4,7 @@
 local check = require("sbx.check")
 local core = require("sbx.core.task")
 local errors = require("sbx.errors")
+local scopes = require("sbx.task.scope")
 local sync = require("sbx.sync")
 local time = require("sbx.core.time")
 
@@ -241,7 +242,7 @@ Place.__close = Place.release
 function Adaptive:run(fn, ...)
   check.fn(fn, "run")
   local place <close> = self:acquire()
-  local result = table.pack(pcall(fn, ...))
+  local result = table.pack(xpcall(fn, scopes.keep_traceback, ...))
   if result[1] then
     place:ok()
     return table.unpack(result, 2, result.n)

@@ -3,6 +3,7 @@
 local check = require("sbx.check")
 local core = require("sbx.core.task")
 local errors = require("sbx.errors")
+local scopes = require("sbx.task.scope")
 local time = require("sbx.core.time")
 
 ---@class sbx.retry
@@ -126,7 +127,7 @@ function retry.call(fn, options)
 
   local attempt = 1
   while true do
-    local result = table.pack(pcall(fn, attempt))
+    local result = table.pack(xpcall(fn, scopes.keep_traceback, attempt))
     if result[1] then return table.unpack(result, 2, result.n) end
     local err = result[2]
     core.checkpoint() -- a cancelled task does not try again

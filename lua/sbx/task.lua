@@ -102,8 +102,9 @@ function task.daemon(fn, ...)
   return core.spawn(nil, false, true, fn, ...)
 end
 
-local function deliver(ok, ...)
+local function deliver(child, ok, ...)
   if ok then return ... end
+  scopes.note_child((...), child)
   error((...), 0)
 end
 
@@ -111,7 +112,7 @@ end
 ---@async
 ---@return ...
 function Task:join()
-  return deliver(wait(self))
+  return deliver(self, wait(self))
 end
 
 ---Waits for the task's end: `true` and its results, or `false` and its error.

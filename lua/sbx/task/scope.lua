@@ -30,10 +30,10 @@ local function note(err, record)
   notes[err] = record
 end
 
--- Whether an error whose traceback this is was raised there, not passed on by a
--- scope which had caught it.
+-- Whether an error whose traceback this is was raised there, not passed on by the
+-- library, which had caught it.
 local function is_fresh(traceback)
-  return not traceback:find("^[^\n]*\n%s*%[C%]: in function 'error'\n%s*sbx/task[%w_/]*%.lua:")
+  return not traceback:find("^[^\n]*\n%s*%[C%]: in function 'error'\n%s*sbx/[%w_/]*%.lua:")
 end
 
 -- Whether what is known of `err` holds for the error raised here. A table is one
@@ -64,6 +64,7 @@ end
 -- Adds the task that `err` ended to what is known of the error: the chain of
 -- tasks that it came up through.
 local function note_child(err, child)
+  if err == nil or is_cancel(err) then return end
   if child.cause then note_child(err, child.cause) end
   local traceback = child:trace()
   if not is_noted(err, traceback) then note(err, { traceback = traceback }) end
@@ -72,8 +73,12 @@ local function note_child(err, child)
   record.chain = record.chain or {}
   local label = "task " .. child.id
   if child.name then label = label .. " (" .. child.name .. ")" end
-  table.insert(record.chain, label .. ", spawned at " .. child.site)
+  label = label .. ", spawned at " .. child.site
+  -- Who joined it may have told of it before its scope does.
+  if record.chain[#record.chain] ~= label then table.insert(record.chain, label) end
 end
+
+scopes.note_child = note_child
 
 -- ---------------------------------------------------------------- finalizers
 
