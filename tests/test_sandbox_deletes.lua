@@ -240,8 +240,8 @@ test("deletes: cancelled at random, those that were not are all deleted", functi
       assert(not wanted[i] or (gone and finished[i]), ("seed %d: %s"):format(seed, id))
       assert(not finished[i] or gone, ("seed %d: %s says it is gone"):format(seed, id))
     end
-    assert(next(client.deletes.entries) == nil and #client.deletes.line == 0, seed)
-    assert(client.deletes.running == 0, seed)
+    local gather = client.deletes.gather
+    assert(next(gather.entries) == nil and #gather.line == 0 and gather.running == 0, seed)
   end
   math.randomseed()
 end)
@@ -270,4 +270,19 @@ test("deletes: 1,000 by as many tasks take few requests", function()
   end
   local requests = server:count("delete") + server:count("bulk_delete")
   assert(next(server.sandboxes) == nil and requests <= 14, requests)
+end)
+
+test("deletes: a whole fleet goes in larger requests, where the server takes them", function()
+  local server <close>, client, ids = start(1200)
+  assert(next(client.deletes:all(ids)) == nil)
+  assert(next(server.sandboxes) == nil and server:count("bulk_delete") == 3)
+
+  local picky <close>, other, more = start(1200, {
+    bulk_delete = function(call)
+      if #call.body.sandbox_ids > 100 then return 422, { detail = "at most 100" } end
+    end,
+  })
+  assert(next(other.deletes:all(more)) == nil)
+  assert(next(picky.sandboxes) == nil and picky:count("delete") == 0)
+  assert(picky:count("bulk_delete") <= 15, picky:count("bulk_delete"))
 end)

@@ -1,12 +1,10 @@
 -- Deletes of many tasks travel together: while two requests are in flight the next
--- ones gather, and go as one bulk delete.
---
--- No task of its own: whoever finds a free place sends for all that wait. When it is
--- cancelled meanwhile, what it sent for others goes back in line, and one of them
--- takes over. A delete may be sent twice, so what it finds gone then counts as done.
+-- ones gather, and go as one bulk delete. A delete may be sent twice, when the task
+-- that sent it was cancelled; what the second one finds gone counts as done.
 
 local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
+local gather = require("sbx.sandbox.gather")
 local json = require("sbx.json")
 local profile = require("sbx.sandbox.profile")
 local task = require("sbx.task")
@@ -15,34 +13,19 @@ local wire = require("sbx.sandbox.wire")
 local deletes = {}
 
 local MOST = 100 -- ids in one request
+local MOST_OF_MANY = 500 -- the API's own limit, for a fleet that is to go at once
 local AT_ONCE = 2 -- requests in flight
-local GATHER = 0.1 -- seconds that a request waits for more to delete, in busy times:
-local BUSY = 2 -- seconds after some have come together
 local SINGLES = 8 -- at once, where a bulk delete does not do it
+
+-- An entry was `sent` in so many requests, and is done with what became of it:
+-- { gone = true }, { missing = … } with the error that says so, or { error = … }.
 
 ---@class sbx.sandbox.Deletes
 ---@field private client sbx.sandbox.Client
----@field private line table[]     entries that are not in flight, oldest first
----@field private entries table<string, table>  by id, until they are done
----@field private running integer  requests in flight
+---@field private gather sbx.sandbox.Gather
 ---@field private no_bulk boolean  the server has no bulk delete
----@field private gathering boolean  a request waits for more to delete
----@field private busy_until number
 local Deletes = {}
 Deletes.__index = Deletes
-
--- An entry is one id that is to go: `wanted` by so many tasks, of which `waiters`
--- sleep; `sent` in so many requests; `done` with what became of it: { gone = true },
--- { missing = … } with the error that says so, or { error = … }.
-
----@param client sbx.sandbox.Client
----@return sbx.sandbox.Deletes
-function deletes.new(client)
-  return setmetatable({
-    client = client, line = {}, entries = {}, running = 0, no_bulk = false,
-    gathering = false, busy_until = -math.huge,
-  }, Deletes)
-end
 
 ---A sandbox is gone: nothing that was known of it is needed any more.
 ---@param client sbx.sandbox.Client
@@ -57,13 +40,8 @@ end
 -- ------------------------------------------------------------------- outcomes
 
 local function finish(self, entry, done)
-  if entry.done then return end
-  entry.done = done
-  self.entries[entry.id] = nil
-  if not done.error then deletes.forget(self.client, entry.id) end
-  for waiter in pairs(entry.waiters) do
-    waiter:wake()
-  end
+  local first = self.gather:finish(entry, done)
+  if first and not done.error then deletes.forget(self.client, entry.id) end
 end
 
 local function no_such_sandbox(id)
@@ -105,7 +83,7 @@ end
 
 ---@async
 local function send_one(self, entry)
-  entry.sent = entry.sent + 1
+  entry.sent = (entry.sent or 0) + 1
   local ok, err = pcall(wire.call, self.client, {
     op = "delete",
     method = "DELETE",
@@ -175,12 +153,23 @@ function Deletes:give_up_bulk(batch)
   end
 end
 
+local send_many
+
+-- The server may take fewer at once than the API says.
 ---@async
-local function send_many(self, batch)
+local function send_in_parts(self, batch)
+  self.gather.most = MOST
+  for first = 1, #batch, MOST do
+    send_many(self, table.move(batch, first, math.min(first + MOST - 1, #batch), 1, {}))
+  end
+end
+
+---@async
+function send_many(self, batch)
   local ids = {}
   for i, entry in ipairs(batch) do
     ids[i] = entry.id
-    entry.sent = entry.sent + 1
+    entry.sent = (entry.sent or 0) + 1
   end
   local ok, answer, attempts = pcall(wire.call, self.client, {
     op = "bulk_delete",
@@ -198,6 +187,7 @@ local function send_many(self, batch)
   if is_cancelled(err) then error(err, 0) end
   if not is_for_all(err) then
     if no_such_call[err.status] then self:give_up_bulk(batch) end
+    if not self.no_bulk and #batch > MOST then return send_in_parts(self, batch) end
     return send_singly(self, batch)
   end
   for _, entry in ipairs(batch) do
@@ -205,114 +195,25 @@ local function send_many(self, batch)
   end
 end
 
--- ----------------------------------------------------------------- gathering
-
--- There may be a place for the next request: somebody who waits has to send it.
-local function pass_on(self)
-  if self.running >= AT_ONCE then return end
-  for _, entry in ipairs(self.line) do
-    for waiter in pairs(entry.waiters) do
-      entry.waiters[waiter] = nil
-      if waiter:wake() then return end
-    end
-  end
-end
-
--- A task that was cancelled wants it no more. What nobody wants is not deleted,
--- unless a request for it is under way.
-local function leave(self, entry)
-  entry.wanted = entry.wanted - 1
-  if entry.wanted > 0 or entry.done then return end
-  for i, other in ipairs(self.line) do
-    if other == entry then
-      table.remove(self.line, i)
-      self.entries[entry.id] = nil
-      return
-    end
-  end
-end
-
--- What a request was cut off from goes first next time.
-local function put_back(self, batch)
-  local line = {}
-  for _, entry in ipairs(batch) do
-    if not entry.done and entry.wanted > 0 then
-      line[#line + 1] = entry
-    elseif not entry.done then
-      self.entries[entry.id] = nil
-    end
-  end
-  self.line = table.move(self.line, 1, #self.line, #line + 1, line)
-end
-
 ---@async
-local function gather(self)
-  if task.now() > self.busy_until then return end
-  self.gathering = true
-  local ok, err = pcall(task.sleep, GATHER)
-  self.gathering = false
-  if not ok then error(err, 0) end
-end
-
-local function take(self)
-  local batch = table.move(self.line, 1, math.min(MOST, #self.line), 1, {})
-  self.line = table.move(self.line, #batch + 1, #self.line, 1, {})
-  if #batch > 1 or self.running > 1 then self.busy_until = task.now() + BUSY end
-  if #self.line > 0 then pass_on(self) end
-  return batch
-end
-
--- Sends one request for those who have waited longest.
----@async
-local function lead(self, own)
-  local batch = {}
-  self.running = self.running + 1
-  local ok, err = pcall(function()
-    gather(self)
-    batch = take(self)
-    local send = (#batch == 1 or self.no_bulk) and send_singly or send_many
-    if #batch > 0 then send(self, batch) end
-  end)
-  self.running = self.running - 1
-  if not ok then
-    put_back(self, batch)
-    leave(self, own)
-  end
-  pass_on(self)
-  if not ok then error(err, 0) end
+local function send(self, batch)
+  local send_batch = (#batch == 1 or self.no_bulk) and send_singly or send_many
+  send_batch(self, batch)
   -- Done is done: being cancelled here shows at the next wait.
   pcall(self.client.owned.flush, self.client.owned)
 end
 
-local function enter(self, id)
-  local entry = self.entries[id]
-  if not entry then
-    entry = { id = id, wanted = 0, sent = 0, waiters = {} }
-    self.entries[id] = entry
-    table.insert(self.line, entry)
-  end
-  entry.wanted = entry.wanted + 1
-  return entry
-end
+-- -------------------------------------------------------------------- asking
 
--- Waits until it is decided what becomes of the entry, and helps.
----@async
-local function await(self, entry)
-  while not entry.done do
-    if self.running < AT_ONCE and #self.line > 0 and not self.gathering then
-      lead(self, entry)
-    else
-      local waiter = task.waiter("delete of a sandbox")
-      entry.waiters[waiter] = true
-      local ok, err = pcall(waiter.wait, waiter)
-      entry.waiters[waiter] = nil
-      if not ok then
-        leave(self, entry)
-        error(err, 0)
-      end
-    end
-  end
-  return entry.done
+---@param client sbx.sandbox.Client
+---@return sbx.sandbox.Deletes
+function deletes.new(client)
+  local self = setmetatable({ client = client, no_bulk = false }, Deletes)
+  self.gather = gather.new({
+    what = "delete of a sandbox", most = MOST, at_once = AT_ONCE,
+    send = function(batch) send(self, batch) end,
+  })
+  return self
 end
 
 ---Deletes a sandbox. Where there is none, returns the error that says so. Raises
@@ -322,7 +223,7 @@ end
 ---@return sbx.Error|nil missing
 function Deletes:delete(id)
   task.checkpoint()
-  local done = await(self, enter(self, id))
+  local done = self.gather:await(self.gather:enter(id))
   if done.error then error(done.error, 0) end
   return done.missing
 end
@@ -334,11 +235,12 @@ end
 ---@return table<string, any> errors
 function Deletes:all(ids)
   local failed, entries = {}, {}
+  if #ids > AT_ONCE * MOST * 2 then self.gather.most = MOST_OF_MANY end
   for i, id in ipairs(ids) do
-    entries[i] = enter(self, id)
+    entries[i] = self.gather:enter(id)
   end
   task.map(entries, function(entry)
-    failed[entry.id] = await(self, entry).error
+    failed[entry.id] = self.gather:await(entry).error
   end, { limit = math.max(1, #entries) })
   return failed
 end
