@@ -303,8 +303,8 @@ end
 
 ---@async
 ---@param port integer
----@param options? { name?: string, protocol?: string }
----@return sbx.sandbox.Exposure
+---@param options? sbx.sandbox.ExposeOptions
+---@return sbx.sandbox.Exposure  a `<close>` value
 function Box:expose(port, options)
   return clients[self]:expose(self, port, options)
 end
@@ -319,6 +319,39 @@ end
 ---@return sbx.sandbox.Exposure[]
 function Box:list_exposed_ports()
   return clients[self]:list_exposed_ports(self)
+end
+
+---@async
+---@return sbx.sandbox.ErrorContext
+function Box:get_error_context()
+  return clients[self]:get_error_context(self)
+end
+
+---@async
+---@return sbx.sandbox.Network
+function Box:get_network()
+  return clients[self]:get_network(self)
+end
+
+---@async
+---@param rules { allow?: string|string[], deny?: string|string[] }
+---@param options? sbx.sandbox.NetworkOptions
+---@return sbx.sandbox.Network
+function Box:set_network(rules, options)
+  return clients[self]:set_network(self, rules, options)
+end
+
+---@async
+---@param options? { ttl_seconds?: integer }
+---@return sbx.sandbox.SshSession  a `<close>` value
+function Box:open_ssh_session(options)
+  return clients[self]:open_ssh_session(self, options)
+end
+
+---@async
+---@param session string|sbx.sandbox.SshSession
+function Box:close_ssh_session(session)
+  clients[self]:close_ssh_session(self, session)
 end
 
 ---Deletes the sandbox. Once more is harmless.

@@ -37,6 +37,7 @@ Client.__name = "sbx.sandbox.Client"
 
 for _, part in ipairs({
   "lifecycle", "listing", "waiting", "commands", "jobs", "processes", "files", "tree", "ports",
+  "statuses", "network", "ssh", "registry", "images", "builds",
 }) do
   for name, method in pairs(require("sbx.sandbox." .. part).methods) do
     Client[name] = method

@@ -1,13 +1,21 @@
--- Making a port inside a sandbox reachable from outside, over HTTP.
+-- Making a port inside a sandbox reachable from outside, over HTTP or TCP.
 
+local answers = require("sbx.sandbox.answers")
 local check = require("sbx.check")
-local failure = require("sbx.sandbox.failure")
+local errors = require("sbx.errors")
+local log = require("sbx.log")
+local profile = require("sbx.sandbox.profile")
 local request = require("sbx.sandbox.request")
+local task = require("sbx.task")
 local url = require("sbx.url")
 local wire = require("sbx.sandbox.wire")
 
 ---@class sbx.sandbox.Client
 local methods = {}
+
+local MAX_NAME = 50 -- characters
+local EXPOSE_SECONDS = 30 -- that a request on its way holds off a cancellation
+local CLOSE_SECONDS = 30 -- for the request that a `<close>` does
 
 ---@class sbx.sandbox.Exposure
 ---@field exposure_id string
@@ -15,80 +23,145 @@ local methods = {}
 ---@field port integer  in the sandbox
 ---@field url string  anyone who has it can open it
 ---@field name string|nil
----@field protocol string|nil
+---@field protocol string|nil  HTTP or TCP
 ---@field tls_socket string|nil
----@field external_port integer|nil
----@field external_endpoint string|nil
+---@field external_port integer|nil  of TCP
+---@field external_endpoint string|nil  of TCP: "host:port"
 ---@field created_at string|nil
+local Exposure = {}
+Exposure.__index = Exposure
+Exposure.__name = "sbx.sandbox.Exposure"
 
-local optional_strings = { "name", "protocol", "tls_socket", "external_endpoint", "created_at" }
+local shape = {
+  exposure_id = "string", sandbox_id = "string", url = "string", port = "integer",
+  name = "string?", protocol = "string?", tls_socket = "string?", external_port = "integer?",
+  external_endpoint = "string?", created_at = "string?",
+}
 
-local function exposure_from(call, answer)
-  local exposure = {
-    exposure_id = failure.field(call, answer, "exposure_id", "string"),
-    sandbox_id = failure.field(call, answer, "sandbox_id", "string"),
-    url = failure.field(call, answer, "url", "string"),
-    port = failure.field(call, answer, "port", "integer"),
-    external_port = math.tointeger(answer.external_port),
-  }
-  for _, name in ipairs(optional_strings) do
-    if type(answer[name]) == "string" then exposure[name] = answer[name] end
-  end
-  return exposure
+-- Exposure → the client that made it, until it is closed. Kept apart from the object,
+-- so that printing or encoding one shows data only.
+local owners = setmetatable({}, { __mode = "k" })
+
+---@async
+local function unexpose(client, op, sandbox_id, exposure_id, even_closed)
+  wire.call(client, {
+    op = op,
+    method = "DELETE",
+    path = wire.sandbox_path(sandbox_id, "/expose/" .. url.escape(exposure_id)),
+    sandbox_id = sandbox_id,
+    even_closed = even_closed,
+  })
 end
+
+---Ends it, if this client made it; once more is harmless, and so it is when the
+---sandbox has gone.
+---@async
+function Exposure:close()
+  local client = owners[self]
+  if not client then return end
+  local _, err = errors.try(unexpose, client, "unexpose", self.sandbox_id, self.exposure_id, true)
+  if err and not (errors.is_error(err) and err.status == 404) then error(err, 0) end
+  owners[self] = nil
+end
+
+-- An error in flight stays the one that is raised.
+function Exposure:__close(err)
+  if not owners[self] then return end
+  local ok, failed = pcall(task.shield, CLOSE_SECONDS, self.close, self)
+  if ok then return end
+  if err == nil then error(failed, 0) end
+  log.warn("cannot unexpose a port: " .. tostring(failed), { sandbox_id = self.sandbox_id })
+end
+
+function Exposure:__tostring()
+  return log.clean(("port %d of sandbox %s at %s"):format(self.port, self.sandbox_id,
+    self.external_endpoint or self.url), 300)
+end
+
+check.methods(Exposure, "exposure")
+
+-- An exposure made of what was read.
+local function checked_exposure(call, found, sandbox_id)
+  answers.id(call, found.exposure_id, "exposure_id")
+  if sandbox_id and found.sandbox_id ~= sandbox_id then
+    answers.refuse(call, "'sandbox_id' is about another sandbox")
+  end
+  return setmetatable(found, Exposure)
+end
+
+---@class sbx.sandbox.ExposeOptions
+---@field name? string  at most 50 characters
+---@field protocol? "HTTP"|"TCP"  (default "HTTP")
 
 local function checked_options(port, given)
   local options = check.options(given, { name = check.none, protocol = "HTTP" }, -1)
   options.port = check.integer(port, "port", 1, 65535)
-  if options.name ~= nil then check.string(options.name, "name") end
-  check.string(options.protocol, "protocol")
+  if options.name ~= nil then
+    check.string(options.name, "name")
+    if (utf8.len(options.name) or MAX_NAME + 1) > MAX_NAME then
+      error(("name: expected at most %d characters of UTF-8"):format(MAX_NAME), 0)
+    end
+  end
+  if options.protocol ~= "HTTP" and options.protocol ~= "TCP" then
+    error('protocol: expected "HTTP" or "TCP"', 0)
+  end
   return options
 end
 
----Makes a port reachable at the `url` of the result.
+---Makes a port reachable: at the `url` of the result, or with `protocol = "TCP"` at its
+---`external_endpoint`. The result is a `<close>` value, which ends it. Raises
+---`unsupported` for a virtual machine.
 ---@async
 ---@param target string|sbx.sandbox.Box
 ---@param port integer  that a server in the sandbox listens on
----@param options? { name?: string, protocol?: string }
+---@param options? sbx.sandbox.ExposeOptions
 ---@return sbx.sandbox.Exposure
 function methods:expose(target, port, options)
   local id = wire.id_of(target)
   local opts = request.blame(checked_options, port, options)
+  profile.require(self, id, "expose", "expose")
   local call = {
     op = "expose",
     method = "POST",
     path = wire.sandbox_path(id, "/expose"),
     body = { port = opts.port, name = opts.name, protocol = opts.protocol },
     sandbox_id = id,
+    shield = EXPOSE_SECONDS,
   }
-  return exposure_from(call, (wire.call(self, call)))
+  local found = answers.read(call, (wire.call(self, call)), shape)
+  local exposure = checked_exposure(call, found, id)
+  if exposure.port ~= opts.port then answers.refuse(call, "'port' is another one") end
+  if (exposure.protocol or opts.protocol) ~= opts.protocol then
+    answers.refuse(call, "'protocol' is another one")
+  end
+  owners[exposure] = self
+  return exposure
 end
 
 -- Dot segments would be resolved away: ".." would delete the sandbox itself.
-local function checked_exposure(id)
+local function checked_exposure_id(id)
   check.string(id, "exposure")
-  if id == "" or id == "." or id == ".." or #id > 256 then
+  if not pcall(answers.check_id, id, "exposure") then
     error("exposure: not an exposure id", 0)
   end
 end
 
----Ends what `expose` began.
+---Ends what `expose` began. Raises `unsupported` for a virtual machine.
 ---@async
 ---@param target string|sbx.sandbox.Box
 ---@param exposure string|sbx.sandbox.Exposure  or its `exposure_id`
 function methods:unexpose(target, exposure)
   local id = wire.id_of(target)
-  if type(exposure) == "table" then exposure = exposure.exposure_id end
-  request.blame(checked_exposure, exposure)
-  wire.call(self, {
-    op = "unexpose",
-    method = "DELETE",
-    path = wire.sandbox_path(id, "/expose/" .. url.escape(exposure)),
-    sandbox_id = id,
-  })
+  local exposure_id = exposure
+  if type(exposure) == "table" then exposure_id = exposure.exposure_id end
+  request.blame(checked_exposure_id, exposure_id)
+  profile.require(self, id, "expose", "unexpose")
+  unexpose(self, "unexpose", id, exposure_id)
+  if type(exposure) == "table" then owners[exposure] = nil end
 end
 
----The exposed ports of one sandbox, or of all of them without an argument.
+---The exposed ports of one sandbox, or of all of them without an argument. Closing
+---one of these ends nothing.
 ---@async
 ---@param target? string|sbx.sandbox.Box
 ---@return sbx.sandbox.Exposure[]
@@ -100,10 +173,10 @@ function methods:list_exposed_ports(target)
     path = id and wire.sandbox_path(id, "/expose") or "/sandbox/expose/all",
     sandbox_id = id,
   }
-  local answer = wire.call(self, call)
-  local list = {}
-  for i, item in ipairs(failure.field(call, answer, "exposures", "table")) do
-    list[i] = exposure_from(call, type(item) == "table" and item or {})
+  if id then profile.require(self, id, "expose", call.op) end
+  local list = answers.list(call, (wire.call(self, call)), "exposures", shape)
+  for _, found in ipairs(list) do
+    checked_exposure(call, found, id)
   end
   return list
 end

@@ -2,6 +2,7 @@
 -- that goes over the wire.
 
 local check = require("sbx.check")
+local egress = require("sbx.sandbox.egress")
 local json = require("sbx.json")
 
 local request = {}
@@ -152,8 +153,8 @@ local function body_from(options)
     gpu_count = check.integer(options.gpu_count, "gpu_count", 0),
     gpu_type = optional(check.string, options.gpu_type, "gpu_type"),
     network_access = check.boolean(options.network_access, "network_access"),
-    network_allowlist = string_list(options.network_allowlist, "network_allowlist"),
-    network_denylist = string_list(options.network_denylist, "network_denylist"),
+    network_allowlist = optional(egress.list, options.network_allowlist, "network_allowlist"),
+    network_denylist = optional(egress.list, options.network_denylist, "network_denylist"),
     timeout_minutes = check.integer(options.timeout_minutes, "timeout_minutes", 1),
     idle_timeout_minutes = optional(
       check.integer, options.idle_timeout_minutes, "idle_timeout_minutes", 1),

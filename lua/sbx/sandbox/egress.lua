@@ -1,0 +1,122 @@
+-- Lists of where a sandbox may connect to, checked entry by entry.
+
+local check = require("sbx.check")
+local json = require("sbx.json")
+
+local egress = {}
+
+local MAX_ENTRIES = 256
+
+local function is_ipv4(text)
+  local count = 0
+  for part in (text .. "."):gmatch("([^.]*)%.") do
+    count = count + 1
+    if not part:find("^%d%d?%d?$") or #part > 1 and part:sub(1, 1) == "0" then return false end
+    if tonumber(part) > 255 then return false end
+  end
+  return count == 4
+end
+
+local function is_prefix_length(text)
+  return text:find("^%d%d?$") ~= nil and not text:find("^0%d") and tonumber(text) <= 32
+end
+
+-- What is wrong with a host name, or nil.
+local function name_problem(name)
+  if name == "" then return "has no host name" end
+  if #name > 253 then return "is too long for a host name" end
+  for label in (name .. "."):gmatch("([^.]*)%.") do
+    if label == "" then return "has an empty label" end
+    if #label > 63 then return "has a label of more than 63 characters" end
+    if label:find("[\128-\255]") then return "is not ASCII: write xn--… for it" end
+    if not label:find("^[%w_-]+$") then return "is no host name" end
+  end
+  if name:match("[^.]*$"):find("^%d+$") then
+    return "is no IPv4 address, and no host name ends in a number"
+  end
+  return nil
+end
+
+local function problem(entry)
+  if entry == "" then return "is empty" end
+  if entry:find("://", 1, true) then return "is a URL: give its host name alone" end
+  local address, length = entry:match("^([^/]*)/(.*)$")
+  if address then
+    local ok = is_ipv4(address) and is_prefix_length(length)
+    return not ok and "is no IPv4 network such as 10.0.0.0/8" or nil
+  end
+  if entry == "*" then return "stands for everything, which no list can hold" end
+  if entry:find(":.*:") then return "looks like IPv6, of which there are no rules" end
+  if entry:find("[@:?]") then return "is more than a host name or an IPv4 address" end
+  if is_ipv4(entry) then return nil end
+  local rest = entry:match("^%*%.(.*)$") or entry
+  if rest:find("*", 1, true) then return "has a * elsewhere than in front, as in *.example.com" end
+  return name_problem(rest)
+end
+
+-- Cut, and with what would move the cursor made visible.
+local function quoted(text)
+  return ("%q"):format(#text > 80 and text:sub(1, 80) .. "…" or text)
+end
+
+---The entries of a list, trimmed. Raises a string that names the entry which is neither
+---an IPv4 address or network, nor a host name or `*.` and one.
+---@param value any
+---@param name string  of the option
+---@return string[]
+function egress.list(value, name)
+  check.table(value, name)
+  local list = {}
+  for i, entry in ipairs(value) do
+    local place = ("%s[%d]"):format(name, i)
+    if type(entry) ~= "string" then error(place .. ": expected a string", 0) end
+    list[i] = entry:match("^%s*(.-)%s*$")
+    local why = problem(list[i])
+    if why then error(("%s: %s %s"):format(place, quoted(list[i]), why), 0) end
+  end
+  for key in pairs(value) do
+    if not list[key] then error(name .. ": expected a list of strings", 0) end
+  end
+  if #list > MAX_ENTRIES then
+    error(("%s: has %d entries, %d are the most"):format(name, #list, MAX_ENTRIES), 0)
+  end
+  return json.array(list)
+end
+
+-- What `allow` or `deny` stands for: a list, or everything.
+local function entries(value, name)
+  if type(value) == "string" then value = { value } end
+  check.table(value, name)
+  if #value == 1 and type(value[1]) == "string" and value[1]:find("^%s*%*%s*$") then return "*" end
+  if next(value) == nil then
+    error(('%s: is empty; "*" stands for everything'):format(name), 0)
+  end
+  for i, entry in ipairs(value) do
+    if type(entry) == "string" and entry:find("^%s*%*%s*$") then
+      error(('%s[%d]: "*" can only stand alone'):format(name, i), 0)
+    end
+  end
+  return egress.list(value, name)
+end
+
+---The policy that is asked for: one of the lists, the other null. Raises a string.
+---@param rules any  `{ allow = }` or `{ deny = }`
+---@return table policy
+function egress.policy(rules)
+  local given = check.options(check.table(rules, "rules"), {
+    allow = check.none, deny = check.none,
+  }, -1)
+  if (given.allow == nil) == (given.deny == nil) then
+    error("rules: give either allow or deny", 0)
+  end
+  local name = given.allow ~= nil and "allow" or "deny"
+  local list = entries(given[name], name)
+  local allows = name == "allow"
+  -- To allow everything is to deny nothing, and the other way round.
+  if list == "*" then
+    allows, list = not allows, json.array({})
+  end
+  return { allowlist = allows and list or json.null, denylist = allows and json.null or list }
+end
+
+return egress
