@@ -265,9 +265,12 @@ int host_run(int argc, char **argv) {
   if (status == 0)
     status = slow_files_open(&host->slow_files, &host->reactor.loop,
                              &host->first_signal);
-  if (status == 0)
-    status = watchdog_open(&host->reactor.watchdog, &host->reactor);
-  if (status == 0) {
+  if (status != 0) {
+    (void)fprintf(stderr, "sbxlua: cannot start: %s\n", uv_strerror(status));
+    status = 1;
+  } else {
+    // Where it has no timer or no signal, as under valgrind, there is none.
+    (void)watchdog_open(&host->reactor.watchdog, &host->reactor);
     status = run_state(host, L);
     // Refuse new waits, let go of connections, then of Lua, then of the loop.
     host->reactor.closing = true;
