@@ -20,7 +20,7 @@ local task = require("sbx.task")
 local spool = {}
 
 local WAIT = 20 -- seconds that one look waits in the sandbox
-local MOST = 2 * 1024 * 1024 -- bytes of each output that one look brings
+local MOST = 1024 * 1024 -- bytes of each output that one look brings
 local LEAST = 16 * 1024
 local SLACK = 20 -- seconds that a script may take besides its waiting
 local PATIENCE = 120 -- seconds without any look that works
@@ -34,7 +34,10 @@ local PAUSE, MAX_PAUSE = 0.1, 2 -- seconds between looks at a slow trickle
 ---@field op string
 ---@field place sbx.sandbox.SpoolPlace
 ---@field user string|nil
----@field lost boolean     a start may still be under way
+---@field asked boolean     a start was sent, and not refused
+---@field lost boolean      a start may still be under way
+---@field ended boolean     the command has, and is not to be killed
+---@field uploading boolean its input may still be under way
 ---@field most integer     bytes that one look may bring
 local Spool = {}
 Spool.__index = Spool
@@ -47,7 +50,8 @@ Spool.__index = Spool
 ---@return sbx.sandbox.Spool
 function spool.at(client, id, op, place, user)
   return setmetatable({
-    client = client, id = id, op = op, place = place, user = user, lost = false, most = MOST,
+    client = client, id = id, op = op, place = place, user = user, asked = false, lost = false,
+    ended = false, uploading = false, most = MOST,
   }, Spool)
 end
 
@@ -83,7 +87,6 @@ end
 ---@field stderr_size integer
 
 local function decode(text, coding, most)
-  text = text:gsub("%s+", "")
   local ok, bytes = pcall(coding == "od" and encoding.hex_decode or encoding.base64_decode, text)
   return ok and #bytes <= most and bytes or nil
 end
@@ -107,6 +110,7 @@ end
 local function bad_look(self)
   local err = failure.bad_answer({ op = self.op, sandbox_id = self.id }, nil,
     "expected the state of a spooled command")
+  err.code = "BAD_STATE"
   err.outcome = "unknown"
   return err
 end
@@ -125,6 +129,7 @@ local function may_pass(err)
   if not errors.is_error(err) or err.kind == "cancelled" or err:is("not_running") then
     return false
   end
+  if err.code == "BAD_STATE" then return false end
   if err.outcome == "unknown" or err.retryable then return true end
   local status = err.status
   return err.kind == "command_timeout" or err.kind == "api_timeout"
@@ -286,9 +291,9 @@ end
 -- Kills what runs, and removes the files, whatever has happened.
 ---@async
 local function clean_up(self, grace)
-  local text = scripts.clean(self.place, self.lost) .. "\n"
+  local text = scripts.clean(self.place, self.lost, self.uploading)
   if self.asked and not self.ended then
-    text = scripts.kill(self.place, grace, self.lost) .. text
+    text = ("(\n%s)\n%s"):format(scripts.kill(self.place, grace, self.lost), text)
   end
   self:script(text, grace + SLACK)
 end
@@ -420,7 +425,9 @@ local function attempt(client, id, o, limit)
   local self <close> = spool.at(client, id, "execute_command", place, o.user)
   if o.put_input then
     place.input = place.lock .. ".in"
+    self.uploading = true
     o.put_input(place.input)
+    self.uploading = false
   end
   local stream = o.on_stdout ~= nil or o.on_stderr ~= nil
   local sinks = {

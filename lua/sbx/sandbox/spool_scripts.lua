@@ -68,7 +68,7 @@ size() { n=$( { wc -c < "$P$1.log"; } 2>/dev/null); n=$((${n:-0})); }
 fresh() { size stdout; [ "$n" -gt $o ] || { size stderr; [ "$n" -gt $e ]; }; }
 emit() {
   if [ "$n" -gt "$2" ] && [ $M -gt 0 ] && { [ $stream = 1 ] || [ "$s" != run ]; }; then
-    { tail -c "+$(($2 + 1))" "$P$1.log" | head -c $M | $enc; } 2>/dev/null
+    { tail -c "+$(($2 + 1))" "$P$1.log" | head -c $M | $enc | tr -d ' \n'; } 2>/dev/null
   fi
   echo .
 }
@@ -169,15 +169,20 @@ function scripts.claim(place)
   return CLAIM:format(lock, lock)
 end
 
----For a place whose prefix is its lock folder.
+---Removes the files of a place whose prefix is its lock folder.
 ---@param place sbx.sandbox.SpoolPlace
 ---@param keep_lock boolean  a start may still be under way
+---@param bar_input boolean  so may an upload: a folder in its place refuses it
 ---@return string
-function scripts.clean(place, keep_lock)
+function scripts.clean(place, keep_lock, bar_input)
   local lock = remote.word(place.lock)
-  local input = place.input and " " .. remote.word(place.input) or ""
-  if keep_lock then return ("rm -f %s/*%s"):format(lock, input) end
-  return ("rm -rf %s%s"):format(lock, input)
+  local text = keep_lock and ("rm -f %s/*\n"):format(lock) or ("rm -rf %s\n"):format(lock)
+  if not place.input then return text end
+  local input = remote.word(place.input)
+  local bar = "rm -f %s; mkdir -m 700 %s 2>/dev/null"
+  if not bar_input then return text .. "rm -f " .. input .. "\n" end
+  bar = bar:format(input, input)
+  return ("%s%s || { %s; }\n"):format(text, bar, bar)
 end
 
 return scripts
