@@ -20,6 +20,9 @@ local state = require("sbx.sandbox.state")
 local task = require("sbx.task")
 local time = require("sbx.core.time")
 
+local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
+local services = dofile(here .. "api_services.lua")
+
 local api = { HANG = {}, KEY = "test-key-4711" }
 
 -- Tests leave nothing in the state folder of who runs them. One that is about it
@@ -49,6 +52,8 @@ local routes = {
   { "GET", "^/gw/ns/([^/]+)/read%-file$", "read" },
 }
 
+table.move(services.routes, 1, #services.routes, #routes + 1, routes)
+
 local function find_route(method, path)
   for _, route in ipairs(routes) do
     local id = path:match(route[2])
@@ -72,7 +77,7 @@ function api.object(id, fields)
 end
 
 -- The usual answers, for handlers that add something to them.
-local usual = {}
+local usual = services.usual
 api.usual = usual
 
 -- The same key makes one sandbox, however often it comes.
@@ -209,16 +214,16 @@ function usual.read(server, call)
   return 200, { content = bytes, size = #bytes }
 end
 
-local function exposure(id, port, name)
+local function exposure(id, port, name, protocol)
   return {
     exposure_id = "exp-1", sandbox_id = id, port = port, name = name or json.null,
-    protocol = "HTTP", url = "http://127.0.0.1:1/x/exp-1/", tls_socket = "",
+    protocol = protocol or "HTTP", url = "http://127.0.0.1:1/x/exp-1/", tls_socket = "",
     external_port = json.null, created_at = "2026-03-02T09:05:00Z",
   }
 end
 
 function usual.expose(_, call)
-  return 200, exposure(call.id, call.body.port, call.body.name)
+  return 200, exposure(call.id, call.body.port, call.body.name, call.body.protocol)
 end
 
 function usual.list_exposed()
@@ -249,6 +254,7 @@ local function serve_one(server, request)
   }
   if op ~= "upload" then
     local raw = request:read_all(64 * 1024 * 1024)
+    call.bytes = raw
     if raw:find("^{") then call.body = json.decode(raw) end
   end
   server.calls[#server.calls + 1] = call
@@ -284,7 +290,7 @@ end
 function api.start(handlers)
   local server = setmetatable({
     handlers = handlers or {}, counts = {}, calls = {}, sandboxes = {}, files = {},
-    hanging = {}, keys = {}, created = 0, tokens = 0,
+    hanging = {}, keys = {}, created = 0, tokens = 0, egress = {},
   }, Server)
   server.listener = http_server.listen({ host = "127.0.0.1", port = 0 })
   server.url = "http://127.0.0.1:" .. server.listener.port
