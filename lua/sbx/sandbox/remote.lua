@@ -10,6 +10,9 @@ local remote = {}
 
 local CLEANUP_SECONDS = 10
 
+---Bytes that take long to copy or to add up, where the disk is slow.
+remote.LARGE = 1024 * 1024 * 1024
+
 -- Statuses that a script ends with on purpose.
 remote.NO_TOOL = 64
 remote.WRONG_SIZE = 65
@@ -67,17 +70,18 @@ end
 
 ---Runs a script. A status other than 0 raises kind `api`, code COMMAND_FAILED, or
 ---`unsupported`, code NO_TOOL; those in `expected` are returned.
+---With `long` no proxy can cut it, which takes a few requests more.
 ---@async
 ---@param client sbx.sandbox.Client
----@param call { op: string, sandbox_id: string, timeout: number }
+---@param call { op: string, sandbox_id: string, timeout: number, long?: boolean }
 ---@param what string  what could not be done, for messages
 ---@param script string
 ---@param expected? table<integer, boolean>
 ---@return sbx.sandbox.Result
 function remote.run(client, call, what, script, expected)
-  local result = client:execute_command(call.sandbox_id, script, {
-    timeout = call.timeout, spool = false,
-  })
+  local options = { timeout = call.timeout, spool = false }
+  if call.long then options.spool = nil end
+  local result = client:execute_command(call.sandbox_id, script, options)
   local status = result.exit_code
   if status ~= 0 and not (expected and expected[status]) then refuse(call, what, result) end
   return result
@@ -147,7 +151,7 @@ end
 ---The size of a file in the sandbox, and the SHA-256 of it or of its first bytes.
 ---@async
 ---@param client sbx.sandbox.Client
----@param call { op: string, sandbox_id: string, timeout: number }
+---@param call { op: string, sandbox_id: string, timeout: number, long?: boolean }
 ---@param path string
 ---@param count? integer  bytes (default: all)
 ---@return integer size, string digest

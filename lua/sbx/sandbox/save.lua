@@ -102,6 +102,7 @@ function Partial:continue(client, plan)
     digest:update(bytes)
     count = count + #bytes
   end
+  plan.long = count >= remote.LARGE
   local ok, size, there = pcall(remote.digest, client, plan, plan.path, count)
   if not ok then
     local err = size
@@ -156,6 +157,7 @@ end
 
 ---@async
 local function verify(client, plan, part)
+  plan.long = part.size >= remote.LARGE
   local _, there = remote.digest(client, plan, plan.path)
   local here = part.digest:hex()
   if here == there then return end

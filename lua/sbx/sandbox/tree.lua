@@ -50,7 +50,7 @@ local function checked(op, id, remote_dir, local_dir, given, more)
   end
   options.skip_unsafe = options.unsafe == "skip"
   options.filter = inside.filter(check.table(options.exclude or {}, "exclude"))
-  options.op, options.sandbox_id = op, id
+  options.op, options.sandbox_id, options.long = op, id, true
   -- Where the archive is on its way.
   options.path = ("/tmp/.sbx-%s.tar"):format(hash.random_hex(8))
   return options

@@ -29,6 +29,7 @@ upload.max_file = MAX_FILE
 ---@field mode? integer
 ---@field split? true|integer  bytes of a part
 ---@field parallel integer  parts on their way at once
+---@field long? boolean  its commands may take long
 
 ---@class sbx.sandbox.Upload
 ---@field success boolean
@@ -142,6 +143,7 @@ end
 ---@async
 local function finish(client, plan, prefix, count, size, digest)
   local what = "cannot put " .. failure.clean(plan.path) .. " in its place"
+  plan.long = plan.long or size >= remote.LARGE
   local result = remote.run(client, plan, what, join_script(plan, prefix, count, size, digest),
     { [remote.WRONG_SUM] = true, [remote.WRONG_SIZE] = true })
   if result.exit_code == remote.WRONG_SUM then
