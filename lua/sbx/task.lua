@@ -41,7 +41,7 @@ end
 ---Runs `fn(scope, ...)` and returns its results once every task spawned in the
 ---scope has ended. The first failure cancels the others, waits for them, and is
 ---raised here, with the others' errors in `.errors`. A scope that is cancelled
----by its own `cancel` ends quietly and returns nothing.
+---by its own `cancel` ends quietly, and returns nothing unless `fn` had ended.
 ---@async
 ---@param options? table|async fun(scope: sbx.Scope, ...): ...  `timeout` (s), `deadline` (on `task.now`), `limit`, `name`, `on_error`
 ---@param fn? async fun(scope: sbx.Scope, ...): ...
@@ -59,7 +59,9 @@ end
 
 local open_options = setmetatable({}, { __mode = "k" })
 
----The same for straight-line code: `local s <close> = task.open_scope()`.
+---The same for straight-line code: `local s <close> = task.open_scope()`. A cancel
+---by its own `cancel` leaves the block as an error.
+---@async
 ---@param options? table  as for `scope`
 ---@return sbx.Scope
 function task.open_scope(options)
@@ -177,8 +179,10 @@ task.get = locals.get
 
 ---A one-shot meeting point of two tasks: `waiter:wait()` suspends until another
 ---task calls `waiter:wake(...)`, and returns what that was given. A wake before
----the wait is kept. `wake` returns false when nobody will take it.
+---the wait is kept. `wake` returns false when nobody will take it; once a wait was
+---cancelled, another one raises.
 ---@param what? string  for reports: what is waited for
+---@return sbx.core.Waiter
 function task.waiter(what)
   return waiters.new(what == nil and "another task" or check.string(what, "what"))
 end

@@ -8,7 +8,7 @@ local core = {}
 local Waiter = {}
 
 ---Suspends until `wake`, and returns what that was given; at once when it came
----before. One task at a time.
+---before. One task at a time; after a wait that was cancelled another one raises.
 ---@async
 ---@return any ...
 function Waiter:wait() end
