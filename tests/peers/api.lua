@@ -46,6 +46,7 @@ local routes = {
   { "POST", "^/api/v1/sandbox/([^/]+)/expose$", "expose" },
   { "GET", "^/api/v1/sandbox/([^/]+)/expose$", "list_exposed" },
   { "DELETE", "^/api/v1/sandbox/([^/]+)/expose/", "unexpose" },
+  { "POST", "^/api/v1/sandbox/background%-jobs/status:batchGet$", "jobs" },
   { "POST", "^/gw/ns/([^/]+)/exec$", "exec" },
   { "POST", "^/gw/ns/([^/]+)/upload$", "upload" },
   { "GET", "^/gw/ns/([^/]+)/download$", "download" },
@@ -213,6 +214,8 @@ function usual.read(server, call)
   if status ~= 200 then return status, bytes end
   return 200, { content = bytes, size = #bytes }
 end
+
+function usual.jobs() return 404, { detail = "Not Found" } end
 
 local function exposure(id, port, name, protocol)
   return {

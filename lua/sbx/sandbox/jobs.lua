@@ -272,18 +272,23 @@ end
 local function ask_all(client, jobs)
   local known, group = {}, {}
   local function flush()
-    if #group == 0 or no_batch[client] then return end
+    if #group == 0 or no_batch[client] then
+      group = {}
+      return
+    end
     for key, value in pairs(ask_batch(client, group)) do
       known[key] = value
     end
     group = {}
   end
-  for _, job in ipairs(jobs) do
-    if no_batch[client] then break end
-    if profile.is_vm(client, job.sandbox_id, "get_background_jobs") then
-      group[#group + 1] = job
-      if #group == BATCH then flush() end
-    end
+  if no_batch[client] then return known end
+  -- What cannot be told of one job is told when it is looked at.
+  local are_vms = task.map(jobs, function(job)
+    return errors.try(profile.is_vm, client, job.sandbox_id, "get_background_jobs") == true
+  end, { limit = AT_ONCE })
+  for i, job in ipairs(jobs) do
+    if are_vms[i] then group[#group + 1] = job end
+    if #group == BATCH then flush() end
   end
   flush()
   return known
