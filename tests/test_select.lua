@@ -150,6 +150,16 @@ test("select: what has arrived is delivered to a task cancelled meanwhile", func
   assert(got == "mine")
 end)
 
+test("select: a list that changes meanwhile changes nothing", function()
+  local a, b = channel.new(), channel.new()
+  local cases = { a, b }
+  local chosen = task.spawn(task.select, cases)
+  task.yield()
+  cases[1], cases[2] = nil, nil
+  b:send("of b")
+  assert(chosen:join() == 2 and a.receivers.count == 0)
+end)
+
 test("select: misuse names the case", function()
   fails("select: expected a table", task.select, 5)
   fails("select: expected at least one case", task.select, {})

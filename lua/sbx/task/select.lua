@@ -154,6 +154,7 @@ end
 return function(cases)
   check_cases(cases)
   core.checkpoint("select")
+  cases = table.move(cases, 1, #cases, 1, {}) -- the caller's may change meanwhile
   local result = try_cases(cases)
   if result then return table.unpack(result, 1, result.n) end
   local waiter = waiters.new(describe(cases))
