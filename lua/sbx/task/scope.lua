@@ -180,6 +180,8 @@ end
 
 -- The error of a deadline that passed.
 function scopes.timeout_error(seconds, name)
+  -- What is left until a deadline is no round number.
+  if seconds >= 0.01 then seconds = math.floor(seconds * 1000 + 0.5) / 1000 end
   return errors.new({
     kind = "timeout",
     op = name or "timeout",
@@ -212,12 +214,16 @@ end
 
 -- A scope's bound on tasks that run at once: the others wait for a place.
 local limits = setmetatable({}, { __mode = "k" })
+local has_limits = false -- whether there has been one
 
 -- Opens a scope with checked options; it is the innermost one now.
 function scopes.open(opts)
   local scope = core.open(false, opts.on_error == "collect", opts.timeout)
   if opts.name then names[scope] = opts.name end
-  if opts.limit then limits[scope] = sync.semaphore(opts.limit, "limit of its scope") end
+  if opts.limit then
+    limits[scope] = sync.semaphore(opts.limit, "limit of its scope")
+    has_limits = true
+  end
   return scope
 end
 
@@ -240,7 +246,7 @@ end
 ---@param fn async fun(...): ...
 ---@return sbx.Task
 function scopes.spawn(scope, protect, fn, ...)
-  if next(limits) then
+  if has_limits then
     scope = scope or core.innermost()
     local limit = scope and limits[scope]
     if limit then return core.spawn(scope, protect, false, run_limited, limit, fn, ...) end
