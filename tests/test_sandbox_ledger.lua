@@ -267,6 +267,27 @@ test("ledger: what is kept, by option or later, is in no list of leftovers", fun
     .. "kept 2: sbx-1, sbx-2", 1, true), text)
 end)
 
+test("ledger: tests of a script leave no descriptor behind", function()
+  local folder <close> = new_folder()
+  local server <close> = api.start()
+  fs.write(folder.path .. "/test_x.lua", [[
+    local sandbox = require("sbx.sandbox")
+    for i = 1, 2 do
+      test("makes and deletes " .. i, function()
+        local client <close> = sandbox.client()
+        local box <close> = client:create({ name = "a", docker_image = "x" })
+        assert(box.id)
+      end)
+    end
+  ]])
+  local result = process.run({ host.executable(), "test", folder.path .. "/test_x.lua" }, { env = {
+    XDG_STATE_HOME = folder.path .. "/of child", PRIME_API_KEY = api.KEY,
+    PRIME_API_BASE_URL = server.url,
+  } })
+  assert(result.code == 0 and result.stdout:find("2 passed", 1, true), result.stdout)
+  assert(#fs.list(folder.path .. "/of child/sbxlua/runs") == 0 and server:count("create") == 2)
+end)
+
 -- ------------------------------------------------------------------- reading
 
 local HEAD = '{"v":1,"run":"r-1","account":"abc","at":5,"url":"http://x","pid":7}\n'

@@ -116,7 +116,7 @@ Box.__index = Box
 -- `box.keep = true` is also noted for the case that this process is killed.
 function Box:__newindex(key, value)
   rawset(self, key, value)
-  if key == "keep" and value then clients[self].owned:mark_kept(self.id) end
+  if key == "keep" and value then clients[self].owned:mark_kept(self) end
 end
 
 function Box:__tostring()

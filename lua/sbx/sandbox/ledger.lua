@@ -91,6 +91,7 @@ end
 ---@field private written integer   of these, in the file
 ---@field private synced integer    of these, on disk
 ---@field unsure boolean|nil  there may be more than stands in it
+---@field private marks boolean|nil  something was marked to be kept
 ---@field private keys table<string, boolean>  intents whose end is unknown
 ---@field private live table<string, boolean>  made, and neither gone nor kept
 local Ledger = {}
@@ -242,6 +243,12 @@ end
 function Ledger:gone(id, kept)
   self:add({ e = kept and "kept" or "gone", id = id })
   self.live[id] = nil
+  self.marks = self.marks or kept
+end
+
+-- Whether the file tells nothing that the label of a sandbox does not.
+local function is_idle(self)
+  return next(self.keys) == nil and next(self.live) == nil and not self.unsure
 end
 
 ---Waits until what was noted is in the file. A failure is none of the caller's:
@@ -257,7 +264,7 @@ end
 ---@async
 function Ledger:finish()
   local ok, err = pcall(function()
-    if next(self.keys) == nil and next(self.live) == nil and not self.unsure then
+    if is_idle(self) then
       fs.remove(self.path, { missing_ok = true })
     elseif not self.broken then
       commit(self, true)
@@ -266,6 +273,18 @@ function Ledger:finish()
   self.file:close()
   self.lock:close()
   if not ok then error(err, 0) end
+end
+
+---Puts away the ledgers in which nothing is open, until the next create: between
+---tests, which are to leave no descriptor behind.
+---@async
+function ledger.rest()
+  for account, found in pairs(opened) do
+    if found and is_idle(found) and not found.marks then
+      opened[account] = nil
+      errors.try(found.finish, found)
+    end
+  end
 end
 
 ---Ends the ledgers of this run. What is created afterwards is another run's.

@@ -202,16 +202,18 @@ function Ownership:remove(id)
 end
 
 ---The script has marked it `keep` after it was made.
----@param id string
-function Ownership:mark_kept(id)
-  if self.boxes[id] and self.book then self.book:gone(id, true) end
+---@param box sbx.sandbox.Box
+function Ownership:mark_kept(box)
+  if self.boxes[box.id] == box and self.book then self.book:gone(box.id, true) end
 end
 
 ---The run is over, and this stays on purpose.
 ---@param id string
 function Ownership:let_go(id)
-  self:mark_kept(id)
-  if self.boxes[id] then drop(self, id) end
+  local box = self.boxes[id]
+  if not box then return end
+  self:mark_kept(box)
+  drop(self, id)
 end
 
 ---Waits until the ledger's file has what was noted.

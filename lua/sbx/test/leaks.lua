@@ -123,13 +123,16 @@ local function line_of(found)
 end
 
 ---Collects garbage and lets the loop turn until nothing is left behind or two
----seconds have passed. The HTTP client may keep idle connections between tests.
+---seconds have passed. The HTTP client may keep idle connections between tests, and
+---the sandbox client an empty ledger.
 ---@async
 ---@param before table
 ---@return string[] lines  what is left behind
 ---@return table now       the snapshot that says so
 function leaks.settle(before)
   local http = package.loaded["sbx.core.http"]
+  local ledger = package.loaded["sbx.sandbox.ledger"]
+  if ledger then ledger.rest() end
   local give_up = task.now() + SETTLE
   local pause = 0.001
   while true do
