@@ -79,7 +79,7 @@ local function session_from(client, call, answer, id)
   if found.token == "" or found.token:find("[%c ]") then
     answers.refuse(call, "'token' is no token")
   end
-  if not found.gateway_url:find("^[Hh][Tt][Tt][Pp][Ss]?://[^/%s@]+[^%s?#]*$") then
+  if not found.gateway_url:find("^[Hh][Tt][Tt][Pp][Ss]?://[^%s@?#]+$") then
     answers.refuse(call, "'gateway_url' is no http address")
   end
   local state = {
