@@ -6,6 +6,7 @@
 -- state folder. Where there is none, or another process does not let go of it, each
 -- goes by its own knowledge.
 
+local endpoints = require("sbx.sandbox.endpoints")
 local errors = require("sbx.errors")
 local limit = require("sbx.limit")
 local log = require("sbx.log")
@@ -18,80 +19,14 @@ local time = require("sbx.core.time")
 
 local governor = {}
 
-local WINDOW = 60 -- seconds
-
--- Requests in a window as published, and how many of them at once.
-local PUBLISHED = {
-  create = { count = 500, burst = 40, window = WINDOW },
-  list = { count = 1000, burst = 80, window = WINDOW },
-  bulk_delete = { count = 50, burst = 4, window = WINDOW },
-  delete = { count = 500, burst = 40, window = WINDOW },
-  exposures = { count = 60, burst = 6, window = WINDOW },
-}
-
--- The same for one sandbox. These are not shared: hardly ever do two processes deal
--- with the same one.
-local OF_ONE = {
-  get = { count = 300, burst = 150, window = WINDOW },
-  auth = { count = 120, burst = 60, window = WINDOW },
-  context = { count = 600, burst = 300, window = WINDOW },
-  logs = { count = 300, burst = 150, window = WINDOW },
-  expose = { count = 20, burst = 10, window = WINDOW },
-  unexpose = { count = 20, burst = 10, window = WINDOW },
-  ssh = { count = 20, burst = 10, window = WINDOW },
-  exposed = { count = 60, burst = 30, window = WINDOW },
-  egress = { count = 300, burst = 150, window = WINDOW },
-  set_egress = { count = 120, burst = 60, window = WINDOW },
-}
-
+local WINDOW = 60 -- seconds after which a sandbox's requests count no more
 local SLICE = 0.05 -- seconds of a wait between two looks at whether it is over
 local LOOK_EVERY = 1 -- seconds between two looks at what other processes know
 local LOCK_SECONDS = 0.5 -- that another process may hold the file
 local ALONE_SECONDS = 5 -- that it is left alone after that
 local STALE = 1 -- seconds after which a place that nobody took is lost
 local MANY_SANDBOXES = 2000 -- whose knowledge is kept
-local START_AT_ONCE = { seeded = 8, other = 32 }
-local MOST_AT_ONCE = 64
-
--- ---------------------------------------------------------------------- classes
-
-local whole = {
-  ["POST /sandbox"] = "create",
-  ["GET /sandbox"] = "list",
-  ["DELETE /sandbox"] = "bulk_delete",
-  ["GET /sandbox/expose/all"] = "exposures",
-  ["POST /sandbox/status:batchGet"] = "statuses",
-  ["POST /sandbox/background-jobs/status:batchGet"] = "job_statuses",
-}
-
-local below = {
-  ["GET "] = "get",
-  ["DELETE "] = "delete",
-  ["POST auth"] = "auth",
-  ["GET error-context"] = "context",
-  ["GET logs"] = "logs",
-  ["POST expose"] = "expose",
-  ["GET expose"] = "exposed",
-  ["DELETE expose"] = "unexpose",
-  ["POST ssh-session"] = "ssh",
-  ["DELETE ssh-session"] = "ssh",
-  ["GET egress-policy"] = "egress",
-  ["PUT egress-policy"] = "set_egress",
-}
-
----The class of a request, and the sandbox that it counts for, if that matters.
----@param method string
----@param path string  below `/api/v1`
----@return string class, string|nil id
-function governor.class_of(method, path)
-  path = path:match("^[^?]*")
-  local class = whole[method .. " " .. path]
-  if class then return class end
-  local id, rest = path:match("^/sandbox/([^/]+)/?([^/]*)")
-  class = id and below[method .. " " .. rest]
-  if class then return class, OF_ONE[class] and id or nil end
-  return path:match("^/([%w-]*)") or "other"
-end
+local FEW_AT_ONCE, MOST_AT_ONCE = 8, 64
 
 -- ------------------------------------------------------------------------ lanes
 
@@ -155,22 +90,21 @@ local function forget_old(self)
   self.sandbox_most = math.max(MANY_SANDBOXES, 2 * kept)
 end
 
-local function lane_of(self, class, id)
+-- What a request shares its limit with; nil where nothing is known of that and it is
+-- not to be made.
+local function lane_of(self, class, id, make)
+  local list, key = self.lanes, class
+  if id then list, key = self.sandboxes, class .. " " .. id end
+  local lane = list[key]
+  if lane or not make then return lane end
   if not id then
-    local lane = self.lanes[class]
-    if not lane then
-      lane = new_lane(self, class, PUBLISHED[class], true)
-      self.lanes[class] = lane
-    end
-    return lane
+    lane = new_lane(self, class, endpoints.limits[class], true)
+  else
+    if self.sandbox_count >= self.sandbox_most then forget_old(self) end
+    lane = new_lane(self, class, endpoints.limits_of_one[class], false)
+    self.sandbox_count = self.sandbox_count + 1
   end
-  local key = class .. " " .. id
-  local lane = self.sandboxes[key]
-  if lane then return lane end
-  if self.sandbox_count >= self.sandbox_most then forget_old(self) end
-  lane = new_lane(self, class, OF_ONE[class], false)
-  self.sandboxes[key] = lane
-  self.sandbox_count = self.sandbox_count + 1
+  list[key] = lane
   return lane
 end
 
@@ -315,13 +249,15 @@ local function wait_for_lane(self, lane, patience, in_turn)
   end
 end
 
-local function width_of(self, class)
+-- How many may be on their way: narrow at first where a limit is published, and of
+-- other classes only once the server had too much.
+local function width_of(self, class, overloaded)
   local width = self.widths[class]
-  if not width then
-    local seeded = PUBLISHED[class] and not self.free
+  local seeded = endpoints.limits[class] and not self.free
+  if not width and (seeded or overloaded) then
     width = limit.adaptive({
-      start = seeded and START_AT_ONCE.seeded or START_AT_ONCE.other,
-      min = 2, max = MOST_AT_ONCE, name = class,
+      start = seeded and FEW_AT_ONCE or MOST_AT_ONCE // 2, min = 2, max = MOST_AT_ONCE,
+      name = class,
     })
     self.widths[class] = width
   end
@@ -331,10 +267,11 @@ end
 -- A place among the requests that are on their way, and the time to go.
 ---@async
 local function enter(self, lane, patience, in_turn)
-  local place = width_of(self, lane.class):acquire()
+  local width = width_of(self, lane.class)
+  local place = width and width:acquire()
   local ok, seconds = pcall(wait_for_lane, self, lane, patience, in_turn)
-  if ok and not seconds then return place end
-  place:release()
+  if ok and not seconds then return place or nil end
+  if place then place:release() end
   if not ok then error(seconds, 0) end
   return nil, seconds
 end
@@ -351,55 +288,75 @@ end
 
 ---The right to send one request. Close it when the answer is there.
 ---@class sbx.sandbox.Grant
----@field package lane sbx.sandbox.Lane
----@field package place sbx.limit.Place
+---@field package class string
+---@field package id string|nil
+---@field package lane sbx.sandbox.Lane|nil    none: nothing limits it
+---@field package place sbx.limit.Place|nil
 ---@field package epoch number
 local Grant = {}
 Grant.__index = Grant
 
 ---Gives the place back. Twice is harmless.
 function Grant:close()
-  self.place:release()
+  if self.place then self.place:release() end
 end
 
 Grant.__close = Grant.close
 
 ---Waits until a request of this class may go, behind those who came before.
 ---@async
----@param class string    as `governor.class_of` gives it
+---@param class string    as `endpoints.class_of` gives it
 ---@param id string|nil
 ---@param patience number  seconds of a pause that the server asked for
 ---@param again boolean    it was refused before: it does not stand in line once more
 ---@return sbx.sandbox.Grant|nil  nil: the pause is longer
 ---@return number|nil seconds     of the pause
 function Governor:admit(class, id, patience, again)
-  local lane = lane_of(self, class, id)
+  local lane = lane_of(self, class, id, not self.free)
+  local grant = setmetatable({ class = class, id = id, lane = lane, epoch = 0 }, Grant)
+  if not lane then
+    local width = width_of(self, class)
+    grant.place = width and width:acquire()
+    return grant
+  end
   if lane.shared and not self.free and time.now() - self.looked > LOOK_EVERY then
     self.looked = time.now()
     look(self, lane)
   end
   local enter_it = again and enter or enter_in_turn
   local place, seconds = enter_it(self, lane, patience, false)
-  if not place then return nil, seconds end
-  return setmetatable({ lane = lane, place = place, epoch = lane.pace.epoch }, Grant)
+  if seconds then return nil, seconds end
+  grant.place, grant.epoch = place, lane.pace.epoch
+  return grant
+end
+
+local function tell_width(self, grant, status)
+  if status == 429 or status == 503 then
+    width_of(self, grant.class, true)
+    if grant.place then grant.place:overload() end
+  elseif grant.place then
+    grant.place:ok()
+  end
 end
 
 ---@async
 local function learn(self, grant, answer)
-  local lane, place = grant.lane, grant.place
   local status, headers = answer.status, answer.headers
+  if not status then return end
   if headers and not self.free and (headers["server"] or ""):find("^sbxlua") then
     set_free(self)
   end
-  if status == 429 or status == 503 then place:overload() elseif status then place:ok() end
+  tell_width(self, grant, status)
   if status == 429 then
+    local lane = lane_of(self, grant.class, grant.id, true)
     visit(self, lane, function(known, published, now)
       pace.refuse(known, published, grant.epoch, answer.retry_after, now, not self.free)
     end)
     return
   end
-  local told = headers and not self.free and rate_headers(headers, time.wall())
-  if not status or (not told and lane.pace.refusals == 0) then return end
+  local lane = grant.lane
+  local told = lane and headers and not self.free and rate_headers(headers, time.wall())
+  if not lane or (not told and lane.pace.refusals == 0) then return end
   visit(self, lane, function(known, published, now)
     return pace.accept(known, published, told, now)
   end)

@@ -134,7 +134,7 @@ end
 ---@return table
 function state.read(path)
   local bytes = state.bytes(path)
-  if not bytes then return {} end
+  if not bytes or not bytes:find("^%s*{") then return {} end
   local ok, value = pcall(json.decode, bytes)
   return ok and type(value) == "table" and value or {}
 end

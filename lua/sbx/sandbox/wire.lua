@@ -1,9 +1,9 @@
 -- The control plane: one JSON request and its answer, with the retries that are
 -- safe and the clocks that keep a silent server from holding a script for ever.
 
+local endpoints = require("sbx.sandbox.endpoints")
 local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
-local governor = require("sbx.sandbox.governor")
 local http = require("sbx.http")
 local json = require("sbx.json")
 local task = require("sbx.task")
@@ -118,7 +118,7 @@ end
 -- Waits until a call may be sent.
 ---@async
 local function admit(client, call, patience)
-  local class, id = governor.class_of(call.method, call.path)
+  local class, id = endpoints.class_of(call.method, call.path)
   local again = patience.refusals > 0
   local grant, seconds = client.governor:admit(class, id, patience:left(), again)
   if grant then return grant end
