@@ -122,7 +122,8 @@ test("spool: looks that fail or are cut lose and repeat nothing", { timeout = 60
   support.with_relay(hostile, function(client, box)
     local parts = {}
     local result = client:execute_command("sbx-1",
-      "for i in 1 2 3; do head -c 40000 /dev/urandom | tee -a /tmp/all; done; md5sum < /tmp/all >&2",
+      "for i in 1 2 3; do head -c 40000 /dev/urandom | tee -a /tmp/all; done;"
+        .. "md5sum < /tmp/all >&2",
       { on_stdout = function(part) parts[#parts + 1] = part end })
     local sum = box:exec("md5sum", { stdin = table.concat(parts) })
     assert(#table.concat(parts) == 120000 and sum.stdout == result.stderr)

@@ -230,7 +230,7 @@ test("exec: misuse names the option", function()
       { "a\0", nil, "command: has a NUL" }, { "x", { stdin = 4 }, "stdin: expected" },
       { "x", { stdin = { path = 4 } }, "stdin.path" }, { "x", { deadline = 0 }, "deadline" },
       { "x", { on_stdout = "f" }, "on_stdout: expected a function" },
-      { "x", { spool = false, deadline = 5 }, "spool: deadline needs it" },
+      { "x", { spool = false, deadline = 5 }, "spool: false does not go with deadline" },
       { "x", { max_output = -1 }, "max_output" }, { "x", { check = 1 }, "check" },
       { "x", { env = { ["a.b"] = "\xff" } }, "env: a value" }, { "x", { spol = true }, "spol" },
     }) do

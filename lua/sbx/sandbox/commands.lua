@@ -6,6 +6,7 @@ local check = require("sbx.check")
 local errors = require("sbx.errors")
 local exec = require("sbx.sandbox.exec")
 local failure = require("sbx.sandbox.failure")
+local live = require("sbx.sandbox.live")
 local profile = require("sbx.sandbox.profile")
 local request = require("sbx.sandbox.request")
 local shell = require("sbx.sandbox.shell")
@@ -74,17 +75,15 @@ local function check_flags(options)
   if options.spool ~= nil then check.boolean(options.spool, "spool") end
 end
 
--- Why the command has to run on its own, or nil.
-local function needs_spool(options)
-  for _, name in ipairs({ "on_stdout", "on_stderr", "deadline" }) do
-    if options[name] ~= nil then return name end
-  end
-  if options.binary then return "binary" end
+-- Why one plain request will not do, or nil.
+local function reason_of(options)
   local input = options.stdin
+  if options.deadline ~= nil then return "deadline" end
   if input ~= nil and not (type(input) == "string" and #input <= SMALL_INPUT) then
     return "stdin"
   end
-  return nil
+  if options.on_stdout or options.on_stderr then return input and "stdin" or "output" end
+  return options.binary and "binary" or nil
 end
 
 local function checked_options(command, given)
@@ -111,9 +110,9 @@ local function checked_options(command, given)
   options.max_output = check.integer(options.max_output, "max_output", 0)
   check_input(options.stdin)
   check_flags(options)
-  options.reason = needs_spool(options)
+  options.reason = reason_of(options)
   if options.spool == false and options.reason then
-    error(("spool: %s needs it"):format(options.reason), 0)
+    error(("spool: false does not go with %s"):format(options.reason), 0)
   end
   return options
 end
@@ -180,12 +179,15 @@ local function raise_failed(id, result)
   })
 end
 
--- A virtual machine's own connection carries long commands.
+-- Where the connection itself carries output, exact and as it comes, as that of a
+-- virtual machine does, a spool is for what has to be killed or fed.
 ---@async
-local function is_spooled(client, id, options)
-  if options.spool ~= nil then return options.spool end
-  if options.reason then return true end
-  return options.long and not profile.is_vm(client, id, "execute_command")
+local function way_of(client, id, options)
+  local reason = options.reason or (options.long and "timeout")
+  if options.spool or reason == "deadline" or reason == "stdin" then return run_spooled end
+  if options.spool == false or not reason then return run_plain end
+  if not profile.is_vm(client, id, "execute_command") then return run_spooled end
+  return reason == "output" and live.run or run_plain
 end
 
 ---Runs a command in a sandbox and returns what it wrote and its exit code; a code
@@ -210,8 +212,7 @@ function methods:execute_command(target, command, options)
     end
   end
   local began = task.now()
-  local way = is_spooled(self, id, opts) and run_spooled or run_plain
-  local result = way(self, id, opts)
+  local result = way_of(self, id, opts)(self, id, opts)
   self.reached[id] = true
   result.outcome = "exited"
   result.duration = task.now() - began
