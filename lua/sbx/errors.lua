@@ -4,6 +4,7 @@
 -- retryable, retry_after (seconds), cause, errors, traceback, sandbox_id,
 -- request_id, attempts. `tostring(e)` is one line.
 
+local check = require("sbx.check")
 local core = require("sbx.core.errors")
 
 ---@class sbx.Error
@@ -77,6 +78,7 @@ end
 ---@param fields table  with `kind` and `message`
 ---@return sbx.Error
 function errors.new(fields)
+  if type(fields) ~= "table" then check.table(fields, "fields") end
   return setmetatable(fields, metatable)
 end
 

@@ -34,6 +34,8 @@ local CLEANUP = 10 -- seconds for removing a temporary file in a cancelled task
 ---@field uid integer
 ---@field gid integer
 
+local MODES = { r = true, w = true, a = true, ["r+"] = true, wx = true }
+
 ---Opens a file. FIFOs and sockets are refused: a disk thread would hang on them.
 ---@async
 ---@param path string
@@ -42,8 +44,10 @@ local CLEANUP = 10 -- seconds for removing a temporary file in a cancelled task
 ---@return sbx.fs.File
 function fs.open(path, mode, options)
   check.string(path, "path")
+  mode = mode or "r"
+  if not MODES[mode] then check.fail('mode: expected "r", "w", "a", "r+" or "wx"') end
   local opts = check.options(options, { perm = 420 })
-  return (file.open(path, mode or "r", check.integer(opts.perm, "perm", 0, 4095)))
+  return (file.open(path, mode, check.integer(opts.perm, "perm", 0, 4095)))
 end
 
 ---All bytes of a file.

@@ -25,6 +25,7 @@ local json = { null = core.null }
 ---@param text string
 ---@return any
 function json.decode(text)
+  if type(text) ~= "string" then check.string(text, "text") end
   return core.decode(text)
 end
 
