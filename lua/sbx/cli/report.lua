@@ -109,7 +109,10 @@ function report.text(err)
   end
   local others = errors.is_error(err) and rawget(err, "errors")
   if others and #others > 0 then
-    lines[#lines + 1] = string.format("%d more of its tasks failed:", #others)
+    -- That all have failed, with all of them in `errors`, is no error of its own.
+    local heading = err.kind == "all_failed" and "what failed:"
+      or string.format("%d more of its tasks failed:", #others)
+    lines[#lines + 1] = heading
     for i = 1, math.min(5, #others) do
       lines[#lines + 1] = "  " .. text_of(others[i])
     end
