@@ -115,7 +115,9 @@ test("batch: no more at once than allowed, and each sandbox is deleted", functio
     jobs[#jobs + 1] = ("job %d,true"):format(i)
   end
   fs.write(folder.path .. "/jobs.csv", table.concat(jobs, "\n"))
-  local result = run_against(server, "batch", { folder.path .. "/jobs.csv", "--limit", "2" })
+  local result = run_against(server, "batch", {
+    folder.path .. "/jobs.csv", "--limit", "2", "--timeout", "60s", -- one request for each
+  })
   assert(result.code == 0, result.stderr)
   assert(most == 2 and at_once == 0 and server:count("delete") == 9)
 end)
