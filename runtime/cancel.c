@@ -173,6 +173,12 @@ void task_count_refusal(lua_State *L, Task *task) {
   lua_sethook(L, task_hook, LUA_MASKCOUNT, 1000);
 }
 
+void task_end_cleanup(Task *task) {
+  task->cleanup_spent = false;
+  task->refusals = 0;
+  task_forget_cleanup(task);
+}
+
 void task_forget_cleanup(Task *task) {
   timer_stop(&task->reactor->schedule, &task->cleanup);
   for (Task **at = &task->reactor->overdue; *at; at = &(*at)->next_overdue) {

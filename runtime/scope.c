@@ -60,7 +60,9 @@ void scope_unlink(lua_State *L, Scope *scope) {
 }
 
 void scope_leave(lua_State *L, Scope *scope) {
-  scope->owner->scope = scope->parent;
+  Task *task = scope->owner;
+  task->scope = scope->parent;
+  if (scope->cancelled && !scope_reaching(task)) task_end_cleanup(task);
   scope_unlink(L, scope);
   lua_pushnil(L);
   lua_rawsetp(L, LUA_REGISTRYINDEX, scope);

@@ -196,6 +196,10 @@ void task_arm_hook(lua_State *L);
 void task_prepare_cleanup(Task *task);
 void task_forget_cleanup(Task *task);
 
+// No cancel reaches the task any more: the next one begins anew, with a budget
+// of its own.
+void task_end_cleanup(Task *task);
+
 // ---- locals.c
 
 // Pushes the table of values that `task`, which runs, hands down from here; nil

@@ -91,9 +91,7 @@ static int raise_unyieldable(lua_State *L, const char *what) {
 // Raises in a task that must end.
 static void check_cancelled(lua_State *L, Task *task) {
   if (!scope_reaching(task)) {
-    task->cleanup_spent = false;
-    task->refusals = 0;
-    timer_stop(&task->reactor->schedule, &task->cleanup);
+    task_end_cleanup(task);
     return;
   }
   const Scope *source = task_must_end(task);

@@ -6,7 +6,9 @@
 
 local channel = require("sbx.channel")
 local core = require("sbx.core.task")
+local limit = require("sbx.limit")
 local loop = require("sbx.core.test")
+local retry = require("sbx.retry")
 local sync = require("sbx.sync")
 local task = require("sbx.task")
 
@@ -28,6 +30,8 @@ local function new_world(seed)
     mutexes = { sync.mutex("m1"), sync.mutex("m2") },
     semaphore = sync.semaphore(3, "s"),
     event = sync.event("e"),
+    rate = limit.rate({ per_second = 2000, burst = 2 }),
+    adaptive = limit.adaptive({ start = 2, max = 4 }),
     inside = {}, -- mutex → true while a task is in it
     channels = { channel.new(0, "c0"), channel.new(1, "c1"), channel.new(3, "c3") },
     sent = {}, received = {}, -- by channel: how many values
@@ -189,6 +193,10 @@ local function expect(world, fact, problem)
   if not fact then world.problem = world.problem or problem end
 end
 
+local function is_text(err)
+  return type(err) == "string"
+end
+
 local shared_kinds = {
   function(world, depth)
     local mutex = choose(world, world.mutexes)
@@ -202,7 +210,7 @@ local shared_kinds = {
 
   function(world, depth)
     local _ <close> = world.semaphore:acquire(world.random(2))
-    expect(world, world.semaphore.used <= world.semaphore.size, "too many permits")
+    expect(world, world.semaphore.used <= 5, "too many permits") -- its largest size
     grow(world, depth)
   end,
 
@@ -268,6 +276,37 @@ local shared_kinds = {
       end
     end)
   end,
+
+  function(world)
+    world.rate:take(world.random(2))
+  end,
+
+  function(world, depth)
+    world.adaptive:run(grow, world, depth)
+  end,
+
+  function(world, depth)
+    retry.call(function() grow(world, depth) end, { attempts = 2, pause = 0, when = is_text })
+  end,
+
+  function(world)
+    world.semaphore:resize(world.random(4) + 1)
+  end,
+
+  function(world, depth)
+    local generator = coroutine.wrap(function()
+      task.with({ inside = depth }, function()
+        grow(world, depth)
+        coroutine.yield()
+        expect(world, task.get("inside") == depth, "a generator has lost its values")
+        grow(world, depth)
+      end)
+    end)
+    local before = task.get("inside")
+    generator()
+    expect(world, task.get("inside") == before, "a generator's values leak")
+    if world.random(2) == 1 then generator() end
+  end,
 }
 table.move(shared_kinds, 1, #shared_kinds, #kinds + 1, kinds)
 
@@ -297,6 +336,8 @@ local function shared_problem(world)
   end
   if world.semaphore.used > 0 or world.semaphore.waiting > 0 then return "a permit is lost" end
   if world.event.waiting > 0 then return "the event is waited for" end
+  if world.rate.waiting > 0 then return "the rate is waited for" end
+  if world.adaptive.active + world.adaptive.waiting > 0 then return "a place is lost" end
   for i, ch in ipairs(world.channels) do
     if ch.senders.count + ch.receivers.count > 0 then return "channel " .. i .. " is waited for" end
     local sent, received = world.sent[ch] or 0, world.received[ch] or 0
