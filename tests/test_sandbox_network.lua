@@ -109,6 +109,32 @@ test("network: create takes the same lists, and an empty one", function()
   assert(#server.calls[#server.calls].body.network_allowlist == 0)
 end)
 
+test("network: a sandbox whose list the server did not take is deleted", function()
+  local answer
+  local server <close> = api.start({
+    create = function(call, peer)
+      local status, made = api.usual.create(peer, call)
+      made.networkAllowlist, made.networkDenylist = answer.allow, answer.deny
+      return status, made
+    end,
+  })
+  local client <close> = server:client()
+  local function fails(option, list, allow, deny)
+    answer = { allow = allow, deny = deny }
+    local err = expect.code("NETWORK_NOT_ISOLATED", client.create, client, {
+      name = "a", docker_image = "b", vm = true, [option] = list,
+    })
+    assert(err.message:find(option, 1, true) and next(server.sandboxes) == nil, err.message)
+  end
+  fails("network_allowlist", { "a.b" })
+  fails("network_allowlist", { "a.b" }, json.array({}))
+  fails("network_allowlist", { "a.b" }, "a.b")
+  fails("network_allowlist", {}, { "a.b" })
+  fails("network_denylist", { "a.b" }, nil, json.array({}))
+  answer = { allow = json.null, deny = json.null }
+  client:create({ name = "a", docker_image = "b", vm = true, network_denylist = {} })
+end)
+
 test("network: containers are refused before anything is sent", function()
   local server <close> = api.start()
   local client <close> = server:client()

@@ -91,6 +91,8 @@ function usual.create(server, call)
     name = call.body.name,
     dockerImage = call.body.docker_image,
     networkAccess = call.body.network_access,
+    networkAllowlist = call.body.network_allowlist,
+    networkDenylist = call.body.network_denylist,
     labels = call.body.labels,
     status = "PENDING",
   })

@@ -99,9 +99,23 @@ local function entries(value, name)
   return egress.list(value, name)
 end
 
----The policy that is asked for: one of the lists, the other null. Raises a string.
+---Whether a server took the lists that were asked for: the same one, as empty or as full.
+---It may write the entries in its own way. Where nothing is denied it needs no list.
+---@param found { allowlist: table|nil, denylist: table|nil }
+---@param asked { allowlist: table|nil, denylist: table|nil }  one of them
+---@return boolean
+function egress.confirms(found, asked)
+  local function same(list, wanted)
+    return type(list) == "table" and (next(list) == nil) == (#wanted == 0)
+  end
+  if asked.allowlist then return same(found.allowlist, asked.allowlist) end
+  if found.allowlist then return false end
+  return same(found.denylist or {}, asked.denylist)
+end
+
+---The policy that is asked for: one of the lists. Raises a string.
 ---@param rules any  `{ allow = }` or `{ deny = }`
----@return table policy
+---@return { allowlist: table|nil, denylist: table|nil }
 function egress.policy(rules)
   local given = check.options(check.table(rules, "rules"), {
     allow = check.none, deny = check.none,
@@ -116,7 +130,7 @@ function egress.policy(rules)
   if list == "*" then
     allows, list = not allows, json.array({})
   end
-  return { allowlist = allows and list or json.null, denylist = allows and json.null or list }
+  return { [allows and "allowlist" or "denylist"] = list }
 end
 
 return egress

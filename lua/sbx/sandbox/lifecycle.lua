@@ -3,6 +3,7 @@
 local box = require("sbx.sandbox.box")
 local check = require("sbx.check")
 local deletes = require("sbx.sandbox.deletes")
+local egress = require("sbx.sandbox.egress")
 local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
 local json = require("sbx.json")
@@ -34,8 +35,19 @@ local function is_isolated(made)
   return type(allowed) == "table" and next(allowed) == nil
 end
 
+-- The network option that the server did not confirm, or nil.
+local function unconfirmed(body, made)
+  if body.network_access == false and not is_isolated(made) then
+    return "network_access = false"
+  end
+  local asked = { allowlist = body.network_allowlist, denylist = body.network_denylist }
+  local found = { allowlist = made.network_allowlist, denylist = made.network_denylist }
+  if next(asked) == nil or egress.confirms(found, asked) then return nil end
+  return asked.allowlist and "network_allowlist" or "network_denylist"
+end
+
 ---@async
-local function refuse_open_network(client, made)
+local function refuse_open_network(client, made, option)
   made.keep = nil
   local ok, err = pcall(task.shield, DELETE_SECONDS, client.delete, client, made.id)
   errors.raise({
@@ -43,8 +55,8 @@ local function refuse_open_network(client, made)
     code = "NETWORK_NOT_ISOLATED",
     op = "create",
     sandbox_id = made.id,
-    message = ("create %s: the server did not confirm network_access = false; the sandbox %s")
-      :format(made.id, ok and "was deleted" or "could not be deleted: " .. tostring(err)),
+    message = ("create %s: the server did not confirm %s; the sandbox %s")
+      :format(made.id, option, ok and "was deleted" or "could not be deleted: " .. tostring(err)),
   })
 end
 
@@ -107,9 +119,8 @@ function methods:create(options)
   end
   -- What has arrived is handed over: being cancelled here shows at the next wait.
   pcall(self.owned.flush, self.owned)
-  if body.network_access == false and not is_isolated(made) then
-    refuse_open_network(self, made)
-  end
+  local option = unconfirmed(body, made)
+  if option then refuse_open_network(self, made, option) end
   return made
 end
 

@@ -76,19 +76,9 @@ function methods:get_network(target)
   return get(self, id, "get_network")
 end
 
--- Whether the server took what was asked for: the same list, as empty or as full. It
--- may write the entries in its own way. Where nothing is denied it needs no list.
-local function confirms(found, wanted)
-  local function same(list, asked)
-    return list ~= nil and (#list == 0) == (#asked == 0)
-  end
-  if wanted.allowlist ~= json.null then return same(found.allowlist, wanted.allowlist) end
-  if found.allowlist then return false end
-  return same(found.denylist or {}, wanted.denylist)
-end
-
+-- What a server has not taken must not pass for it.
 local function check_confirmed(op, id, found, wanted)
-  if confirms(found, wanted) then return end
+  if egress.confirms(found, wanted) then return end
   errors.raise({
     kind = "api",
     code = "NETWORK_NOT_SET",
@@ -153,7 +143,7 @@ function methods:set_network(target, rules, options)
     op = "set_network",
     method = "PUT",
     path = wire.sandbox_path(id, "/egress-policy"),
-    body = policy,
+    body = { allowlist = policy.allowlist or json.null, denylist = policy.denylist or json.null },
     sandbox_id = id,
   }
   local found = network_from(call, (wire.call(self, call)))
