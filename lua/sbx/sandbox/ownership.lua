@@ -48,9 +48,10 @@ local function first_ids()
   return table.concat(ids, ", ")
 end
 
-local function tell_host()
+local function tell_host(owner)
   local ids = first_ids()
-  host.set_abandoned(ids ~= "" and "sbxlua gc deletes what is left: " .. ids or "")
+  local hint = owner.book and "sbxlua gc deletes what is left; " or ""
+  host.set_abandoned(ids ~= "" and hint .. "sandboxes left: " .. ids or "")
 end
 
 local function link(box)
@@ -170,7 +171,7 @@ function Ownership:adopt(box)
   totals.created = totals.created + 1
   self.boxes[box.id] = box
   self.nodes[box.id] = link(box)
-  tell_host()
+  tell_host(self)
 end
 
 -- ------------------------------------------------------------- what is owned
@@ -186,7 +187,7 @@ end
 local function drop(self, id)
   unlink(self.nodes[id])
   self.boxes[id], self.nodes[id] = nil, nil
-  tell_host()
+  tell_host(self)
 end
 
 ---The sandbox is deleted or gone: its object says so from now on.
