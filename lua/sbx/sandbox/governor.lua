@@ -57,13 +57,14 @@ Governor.__index = Governor
 ---@param config sbx.sandbox.Config
 ---@return sbx.sandbox.Governor
 function governor.new(config)
-  return setmetatable({
+  local self = setmetatable({
     config = config,
-    path = (config.is_local or config.api_key == "") and false or nil,
     free = config.is_local or false,
     lanes = {}, widths = {}, looked = -math.huge, alone_until = -math.huge,
     sandboxes = {}, sandbox_count = 0, sandbox_most = MANY_SANDBOXES,
   }, Governor)
+  if config.is_local or config.api_key == "" then self.path = false end
+  return self
 end
 
 local function new_lane(self, class, published, shared)

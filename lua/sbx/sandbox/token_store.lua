@@ -2,8 +2,9 @@
 -- file for each account, of a line for each sandbox after a first one with its
 -- generation, which changes when the tokens are cleared.
 --
--- Writing comes behind: changes gather for a while, so that a thousand tokens are a
--- few rewrites, and none of them is waited for. What is not written is fetched again.
+-- After a rest a change is written at once; then changes gather, the longer the more
+-- there are, so that a thousand tokens are a few rewrites. What a process that is
+-- killed has not written is fetched again.
 
 local errors = require("sbx.errors")
 local fs = require("sbx.fs")
@@ -22,7 +23,9 @@ local token_store = {}
 local MAGIC = "sbxlua-tokens 1 "
 local LOOK_EVERY = 0.25 -- seconds between two looks at whether the file has changed
 local LOCK_SECONDS = 2 -- that another process may hold the file
-local FIRST_GATHER, LONGEST_GATHER = 0.2, 5 -- seconds that changes gather
+local SHORT_LOCK_SECONDS = 0.1 -- the same while a call waits
+local FIRST_GATHER, LONGEST_GATHER = 0.5, 5 -- seconds that changes gather
+local REST = 10 -- seconds without a write after which they need not
 local AT_ONCE = 5000 -- lines, until other tasks get their turn
 local MAX_LINE = 64 * 1024
 local LONGEST_LIFE = 30 * 86400 -- seconds; a token that lasts longer is a mistake
@@ -36,9 +39,9 @@ local LONGEST_LIFE = 30 * 86400 -- seconds; a token that lasts longer is a mista
 ---@field private seen string|nil         how the file looked when it was read
 ---@field private looked number           when that was
 ---@field private changes table<string, string|false>  id → new line, or false: dropped
----@field private changed_at number|nil   the first of these
----@field private gather number
----@field private writer boolean          a task is about to write
+---@field private gather number         seconds from one write to the next
+---@field private written_at number
+---@field private writer boolean        a task writes, or is about to
 local Store = {}
 Store.__index = Store
 
@@ -66,10 +69,10 @@ function token_store.new(config, on_clear)
   local self = setmetatable({
     config = config,
     on_clear = on_clear,
-    path = (config.is_local or config.api_key == "") and false or nil,
     turn = sync.mutex("token file"), lines = {}, changes = {}, flying = {},
-    looked = -math.huge, gather = FIRST_GATHER, writer = false,
+    looked = -math.huge, gather = FIRST_GATHER, written_at = -math.huge, writer = false,
   }, Store)
+  if config.is_local or config.api_key == "" then self.path = false end
   -- Ahead of what deletes sandboxes, and so after it.
   if self.path == nil then register() end
   return self
@@ -145,7 +148,7 @@ local function adopt(self, generation, lines, looks)
   local cleared = self.generation ~= nil and generation ~= self.generation
   self.generation, self.lines, self.seen = generation, lines, looks
   if not cleared then return end
-  self.changes, self.changed_at = {}, nil
+  self.changes = {}
   self.on_clear()
 end
 
@@ -220,7 +223,6 @@ local function keep_for_later(self, changes, generation)
   for id, line in pairs(changes) do
     if self.changes[id] == nil then self.changes[id] = line end
   end
-  self.changed_at = self.changed_at or time.now()
 end
 
 -- What a write that failed means: perhaps it works another time, or never.
@@ -237,67 +239,74 @@ end
 
 ---Writes what has changed. A disk that does not take it is done without.
 ---@async
-function Store:flush()
+---@param patience? number  seconds that another process may hold the file (default 2)
+function Store:flush(patience)
   local changes, generation = self.changes, self.generation
   local path = next(changes) ~= nil and path_of(self)
-  self.changes, self.changed_at = {}, nil
+  self.changes = {}
   if path then
     self.flying = changes
-    local ok, err = pcall(state.locked, path, LOCK_SECONDS, write_changes, self, path, changes)
+    patience = patience or LOCK_SECONDS
+    local ok, err = pcall(state.locked, path, patience, write_changes, self, path, changes)
     self.flying = {}
     if not ok then write_failed(self, changes, generation, err) end
   end
   if next(self.changes) == nil then stores[self] = nil end
 end
 
+local function due_in(self)
+  return self.written_at + self.gather - time.now()
+end
+
 -- Each write makes the next one wait longer, up to a limit, until there is a rest.
 ---@async
-local function write_behind(self)
+local function write(self)
+  local rested = due_in(self) < -REST
+  self.gather = rested and FIRST_GATHER or math.min(LONGEST_GATHER, self.gather * 2)
+  self.written_at = time.now()
+  self:flush(SHORT_LOCK_SECONDS)
+end
+
+-- Writes when that is due, or with `wait` then. One task at a time does.
+---@async
+local function write_changes_due(self, wait)
+  self.writer = true
   local _ <close> = setmetatable({}, { __close = function() self.writer = false end })
-  while self.changed_at do
-    local due = self.changed_at + self.gather
-    if due > time.now() then
-      task.sleep(due - time.now())
-    else
-      self.gather = math.min(LONGEST_GATHER, self.gather * 2)
-      self.written_at = time.now()
-      self:flush()
-    end
+  while next(self.changes) ~= nil and self.path ~= false do
+    local due = due_in(self)
+    if due > 0 and not wait then return end
+    if due > 0 then task.sleep(due) else write(self) end
   end
 end
 
 ---Sees to it that changes are written soon. The task that does so belongs to whoever
 ---asks first; when it ends early, the next one who asks makes another.
 function Store:nudge()
-  if self.writer or not self.changed_at or self.path == false then return end
-  if time.now() - (self.written_at or -math.huge) > 2 * LONGEST_GATHER then
-    self.gather = FIRST_GATHER
-  end
+  if self.writer or next(self.changes) == nil or self.path == false then return end
   self.writer = true
   task.daemon(function()
-    local ok, err = pcall(write_behind, self)
+    local ok, err = pcall(write_changes_due, self, true)
     if not ok and not errors.is_error(err) then error(err, 0) end
   end)
 end
 
 local function change(self, id, line)
   if self.path == false then return end
-  if line == false and self.lines[id] == nil and not self.flying[id] then
-    self.changes[id] = nil -- never written: nothing to take back
-    if next(self.changes) == nil then self.changed_at = nil end
-    return
-  end
+  local known = self.lines[id] or self.flying[id] or self.looked < 0
+  if line == false and not known then line = nil end -- nothing to take back
   self.changes[id] = line
-  self.changed_at = self.changed_at or time.now()
+  if next(self.changes) == nil then return end
   stores[self] = true
   register()
-  self:nudge()
 end
 
+---@async
 ---@param id string
 ---@param entry sbx.sandbox.Token
 function Store:put(id, entry)
   change(self, id, line_of(id, entry))
+  if not self.writer then write_changes_due(self, false) end
+  self:nudge()
 end
 
 ---@param id string
@@ -308,7 +317,7 @@ end
 ---Forgets all, in all processes.
 ---@async
 function Store:clear()
-  self.lines, self.changes, self.changed_at = {}, {}, nil
+  self.lines, self.changes = {}, {}
   local path = path_of(self)
   if not path then return end
   local generation = hash.random_hex(8)
