@@ -321,6 +321,15 @@ test("log: a wrong setting is told once and ignored", function()
   assert(text:find("SBXLUA_LOG_FORMAT: expected auto", 1, true) and text:find("msg=high", 1, true))
 end)
 
+test("log: a secret in the first place of a query is hidden, too", function()
+  for _, text in ipairs({
+    "http://h/?token=longerthansix1", "see https://h/p?api_key=abcdef123456&x=1",
+  }) do
+    local line = log.format("info", text, { url = text }, "text")
+    assert(not line:find("longerthansix1", 1, true) and not line:find("abcdef123456", 1, true), line)
+  end
+end)
+
 test("log: works in finalizers of the collector and where stderr is closed", function()
   local code = [[
     local log = require("sbx.log")

@@ -286,6 +286,18 @@ test("imap: cancelled while it waits for a result", function()
   assert(not done and ended == 2)
 end)
 
+test("map: an object that can be called is a source, a table of names is not", function()
+  local left = 3
+  local source = setmetatable({}, {
+    __call = function()
+      left = left - 1
+      return left >= 0 and left or nil
+    end,
+  })
+  assert(table.concat(task.map(source, function(n) return n end), " ") == "2 1 0")
+  fails("map: expected a list, got a table that has names and no items", task.map, { a = 1 }, print)
+end)
+
 test("map: misuse names the argument", function()
   fails("imap: expected a function", task.imap, {})
   fails("imap: expected a list or a function, got a string", task.imap, "x", print)

@@ -163,6 +163,8 @@ end)
 test("select: misuse names the case", function()
   fails("select: expected a table", task.select, 5)
   fails("select: expected at least one case", task.select, {})
+  fails("select: expected a list of cases", task.select, channel.new())
+  fails("select: unknown case 'timeout': cases are a list", task.select, { 1, timeout = 2 })
   fails("select: case 2: expected a channel, a task, seconds or another thing to wait for, "
     .. "got a table", task.select, { 1, {} })
   fails("select: case 1: seconds: expected a number at least 0", task.select, { -1 })

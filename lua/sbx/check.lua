@@ -34,6 +34,15 @@ function check.fail(text)
   error(text, script_level(2))
 end
 
+---Whether `value` can be called: a function, or an object with `__call`.
+---@param value any
+---@return boolean
+function check.is_callable(value)
+  if type(value) == "function" then return true end
+  local meta = getmetatable(value)
+  return type(meta) == "table" and type(meta.__call) == "function"
+end
+
 ---Returns `given` completed by `defaults`, as a new table. A key that has no
 ---default is unknown and raises, so that a misspelt option cannot pass.
 ---@param given table|nil

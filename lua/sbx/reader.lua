@@ -245,7 +245,7 @@ function reader.of(source, options, level)
     local from = source
     source = function() return from:read(PIECE) end
   end
-  if type(source) ~= "function" then
+  if not check.is_callable(source) then
     error("source: expected a string, a function or what has `read`, got a " .. kind,
       (level or 1) + 1)
   end

@@ -107,7 +107,8 @@ function report.text(err)
     cause = errors.is_error(cause) and rawget(cause, "cause")
     steps = steps + 1
   end
-  local others = errors.is_error(err) and rawget(err, "errors")
+  local others = known.errors
+  if errors.is_error(err) then others = rawget(err, "errors") end
   if others and #others > 0 then
     -- That all have failed, with all of them in `errors`, is no error of its own.
     local heading = err.kind == "all_failed" and "what failed:"

@@ -83,10 +83,11 @@ local SHAPES = {
 }
 
 -- Assignments in text that somebody else put together: api_key=abc, "token":"abc".
+-- Each is a name with its sign, and what its value looks like.
 local ASSIGNMENTS = {
-  '%f[%w_-]([%w_-]+)(\\?["\']?%s?[=:]%s?\\?")([^"\\\n]+)',
-  "%f[%w_-]([%w_-]+)([\"']?%s?[=:]%s?')([^'\\\n]+)",
-  "%f[%w_-]([%w_-]+)([\"']?%s?[=:]%s?)([^%s\"'&,;)}%]]+)",
+  { '%f[%w_-]([%w_-]+)(\\?["\']?%s?[=:]%s?\\?")', '^[^"\\\n]+' },
+  { "%f[%w_-]([%w_-]+)([\"']?%s?[=:]%s?')", "^[^'\\\n]+" },
+  { "%f[%w_-]([%w_-]+)([\"']?%s?[=:]%s?)", "^[^%s\"'&,;)}%]]+" },
 }
 
 -- A number is hidden too, unless it counts tokens.
@@ -96,13 +97,30 @@ end
 
 local LOOSE = { key = true, token = true } -- these need more than a colon behind them
 
-local function hide_assigned(name, between, value)
-  if not redact.is_secret_name(name) or is_count(name, value) then return nil end
-  if value:sub(1, 3) == redact.HIDDEN then return nil end
+local function is_hidden(name, between, value)
+  if is_count(name, value) or value:sub(1, 3) == redact.HIDDEN then return false end
   -- "secrets: too many" is a sentence, "token": "x" is not.
   local loose = between:find("^[%s:]") ~= nil
-  if loose and (#value < 6 or not value:find("%d") or LOOSE[name:lower()]) then return nil end
-  return name .. between .. redact.HIDDEN
+  return not (loose and (#value < 6 or not value:find("%d") or LOOSE[name:lower()]))
+end
+
+-- A value whose name is harmless is looked into: `url=http://h/?token=x`.
+local function hide_assigned(text, head, value_pattern)
+  local parts, from, at = {}, 1, 1
+  while true do
+    local first, last, name, between = text:find(head, at)
+    if not first then break end
+    at = last + 1
+    local start, stop = nil, nil
+    if redact.is_secret_name(name) then start, stop = text:find(value_pattern, at) end
+    if start and is_hidden(name, between, text:sub(start, stop)) then
+      parts[#parts + 1] = text:sub(from, last) .. redact.HIDDEN
+      from, at = stop + 1, stop + 1
+    end
+  end
+  if from == 1 then return text end
+  parts[#parts + 1] = text:sub(from)
+  return table.concat(parts)
 end
 
 ---Whether the value of a field is not to be seen.
@@ -134,7 +152,7 @@ function redact.text(text)
   text = redact.keys(text)
   if not text:find("[=:]") then return text end
   for _, pattern in ipairs(ASSIGNMENTS) do
-    text = text:gsub(pattern, hide_assigned)
+    text = hide_assigned(text, pattern[1], pattern[2])
   end
   return text
 end

@@ -38,7 +38,7 @@ end
 -- Returns next() → index, item (index nil at the end), and the number of items
 -- if it is known.
 local function items_of(list, name)
-  if type(list) == "function" then
+  if check.is_callable(list) then
     -- One at a time: a generator that waits cannot be resumed by another worker.
     local turn = sync.mutex()
     local count, ended = 0, false
@@ -57,6 +57,9 @@ local function items_of(list, name)
     error(name .. ": expected a list or a function, got a " .. type(list), 3)
   end
   local count, at = #list, 0
+  if count == 0 and next(list) ~= nil then
+    error(name .. ": expected a list, got a table that has names and no items", 3)
+  end
   return function()
     if at >= count then return nil end
     at = at + 1

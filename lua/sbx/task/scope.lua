@@ -115,8 +115,14 @@ end
 -- The siblings' errors go with the first one, where it can carry them.
 local function with_siblings(list)
   local first = list[1]
-  if #list > 1 and errors.is_error(first) and not first.errors then
-    first.errors = table.move(list, 2, #list, 1, {})
+  if #list < 2 then return first end
+  local others = table.move(list, 2, #list, 1, {})
+  if not errors.is_error(first) then
+    -- A plain value carries nothing: the report has them all the same.
+    if first ~= nil and not notes[first] then note(first, {}) end
+    if notes[first] then notes[first].errors = others end
+  elseif not first.errors then
+    first.errors = others
   end
   return first
 end

@@ -26,7 +26,16 @@ local ENDED = { done = true, failed = true, cancelled = true }
 
 local function check_cases(cases)
   check.table(cases, "select", 3)
+  if protocol_of(cases) then
+    error("select: expected a list of cases: write select({ a, b })", 3)
+  end
   if #cases == 0 then error("select: expected at least one case", 3) end
+  for key in pairs(cases) do
+    if math.type(key) ~= "integer" or key < 1 or key > #cases then
+      error(("select: unknown case '%s': cases are a list; a time is a number in it")
+        :format(tostring(key)), 3)
+    end
+  end
   for i, case in ipairs(cases) do
     local kind = type(case)
     if kind == "number" then
