@@ -15,7 +15,7 @@ local MAX_PAGES = 10000 -- a server that always has more must not trap us
 local MAX_UPDATES = 1000
 
 -- What the private server of --local has instead.
-images.not_local = "it runs images that are on this machine, as `sbxlua serve --help` tells"
+images.not_local = "it runs images of this machine, and its own /usr in place of others"
 
 ---@class sbx.sandbox.Image
 ---@field id string

@@ -35,7 +35,7 @@ function methods:list_registry_credentials()
     path = "/template/registry-credentials",
   }
   answers.not_local(self, call.op, "registry credentials",
-    "it finds images by name, as `sbxlua serve --help` tells")
+    "it runs images of this machine, and its own /usr in place of others")
   local answer = wire.call(self, call)
   if answer.credentials == nil or answer.credentials == json.null then return {} end
   return answers.list(call, answer, "credentials", shape)
