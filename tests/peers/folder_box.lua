@@ -22,6 +22,7 @@ Box.__index = Box
 
 local ALWAYS = {
   "sh", "cat", "mv", "rm", "chmod", "wc", "stat", "readlink", "mkdir", "head", "ls", "env", "sleep",
+  "tail", "tr", "od", "grep",
 }
 
 local function content_of(call)

@@ -91,7 +91,7 @@ end
 local Leftovers = {}
 
 function Leftovers:__close(err)
-  if self.gone then return end
+  if self.gone or not self.call.begun then return end
   -- A sandbox that is gone has taken them with it.
   if errors.is_error(err) and err:is("not_running") then return end
   local call = { op = self.call.op, sandbox_id = self.call.sandbox_id, timeout = CLEANUP_SECONDS }
@@ -105,9 +105,10 @@ end
 ---@class sbx.sandbox.Leftovers
 ---@field gone boolean  set it once there is nothing to remove
 
----Removes files at the end of the block, also when it fails or is cancelled.
+---Removes files at the end of the block, also when it fails or is cancelled, if by then
+---`call.begun` says that there may be any.
 ---@param client sbx.sandbox.Client
----@param call { op: string, sandbox_id: string }
+---@param call { op: string, sandbox_id: string, begun?: boolean }
 ---@param words string  for the shell
 ---@return sbx.sandbox.Leftovers  a `<close>` value
 function remote.leftovers(client, call, words)

@@ -151,6 +151,7 @@ end
 
 ---@async
 local function make_archive(client, plan, remote_dir)
+  plan.begun = true
   local result = remote.run(client, plan, "cannot pack the tree in the sandbox",
     pack_script(plan, remote_dir), { [remote.MISSING] = true })
   if result.exit_code == remote.MISSING then remote.not_found(plan, remote_dir, "folder") end

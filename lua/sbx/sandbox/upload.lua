@@ -30,6 +30,7 @@ upload.max_file = MAX_FILE
 ---@field split? true|integer  bytes of a part
 ---@field parallel integer  parts on their way at once
 ---@field long? boolean  its commands may take long
+---@field begun? boolean  something was sent
 
 ---@class sbx.sandbox.Upload
 ---@field success boolean
@@ -75,6 +76,7 @@ end
 ---@async
 local function send(client, plan, part, path, meter)
   local _ <close> = part
+  plan.begun = true
   local call = {
     op = plan.op,
     operation = "upload",
