@@ -57,6 +57,13 @@ local function only_file(folder)
   return folder.runs .. "/" .. names[1]
 end
 
+-- As if the process that wrote it had died.
+---@async
+local function die(book)
+  book.lock:close()
+  fs.write(book.path, (fs.read(book.path):gsub('"born":"%d+"', '"born":"1"')))
+end
+
 -- ------------------------------------------------------------------- writing
 
 test("ledger: an intent is in the file before the create is sent; its end follows", function()
@@ -213,7 +220,7 @@ test("ledger: a line that was torn halfway does not spoil the others", function(
   book:flush()
   book.file = file
   local path = only_file(folder)
-  book.lock:close() -- as if the process had died
+  die(book)
   local found <close> = dead_runs.take(path)
   assert(found.ids["sbx-1"] and found.ids["sbx-2"] and found.unsettled == 0)
 end)
@@ -240,7 +247,9 @@ test("ledger: what cannot be deleted stays in it", function()
   local server <close> = api.start({ bulk_delete = fail, delete = fail })
   local client <close> = server:client()
   local box = client:create(WANTED)
+  local book = client.owned.book
   local _, failures = quietly(run.finish)
+  die(book)
   local text = tostring(failures[1])
   assert(text:find("sbx-1", 1, true) and text:find("`sbxlua gc --yes`", 1, true), text)
   local found <close> = dead_runs.take(only_file(folder))
@@ -258,7 +267,7 @@ test("ledger: what is kept, by option or later, is in no list of leftovers", fun
   local marked = client:create(WANTED)
   marked.keep = true
   client:create(WANTED)
-  client.owned.book.lock:close() -- as if the process had died
+  die(client.owned.book)
   local found <close> = dead_runs.take(only_file(folder))
   assert(found.kept[kept.id] and found.kept[marked.id] and found.ids["sbx-3"])
   assert(not found.ids[kept.id] and not found.ids[marked.id])
@@ -365,9 +374,27 @@ test("dead runs: a living run is left alone, also by two at once", function()
   local found, alive = dead_runs.take(path)
   assert(not found and alive)
   book.lock:close()
+  found, alive = dead_runs.take(path)
+  assert(not found and alive, "the process runs, whatever its lock says")
+  die(book)
   local first <close> = dead_runs.take(path)
   local second, busy = dead_runs.take(path)
   assert(first and not second and busy)
+end)
+
+test("dead runs: a process is known by its birth; a dead one that nobody reaped is dead", function()
+  local child <close> = process.spawn({ "sh", "-c", "true & exec sleep 60" })
+  local own = ledger.born(process.pid())
+  assert(own and own == ledger.born(process.pid()) and tonumber(ledger.born(child.pid)) > tonumber(own))
+  local children = ("/proc/%d/task/%d/children"):format(child.pid, child.pid)
+  task.timeout(20, function()
+    while true do
+      local orphan = math.tointeger(tonumber(fs.read(children):match("%d+") or ""))
+      local line = orphan and fs.read(("/proc/%d/stat"):format(orphan))
+      if line and line:find(") Z ", 1, true) then return assert(ledger.born(orphan) == nil) end
+      task.sleep(0.01)
+    end
+  end)
 end)
 
 test("dead runs: a run of another machine is known as such", function()

@@ -12,6 +12,7 @@ local cleanup = {}
 
 local SHARE = 0.85 -- of the time for cleaning up: the rest is for the ledger
 local SETTLE_SECONDS = 5 -- for learning what a lost create has made
+local AT_ONCE = 64 -- of these
 local SHOWN = 20 -- ids in a message
 
 -- Answers behind which the server may still be at work.
@@ -32,7 +33,7 @@ local function settle(owner)
     if ok then return end
     if errors.is_error(err) and err.kind == "cancelled" then error(err, 0) end
     intent.err = err
-  end)
+  end, { limit = AT_ONCE })
   return #intents > 0
 end
 

@@ -1,6 +1,7 @@
 -- The ledgers that runs left behind. A run is dead when nobody holds the lock on its
--- file: the process that does so has ended, however that was. What stands in a file
--- is believed line by line: it may be torn, or no ledger at all.
+-- file: the process that does so has ended, however that was. Should locks be worth
+-- nothing on this disk, the process itself is looked for, too. What stands in a file is
+-- believed line by line: it may be torn, or no ledger at all.
 
 local errors = require("sbx.errors")
 local fs = require("sbx.fs")
@@ -106,6 +107,15 @@ local function read_lines(path)
   return found
 end
 
+-- Whether the very process still runs, whatever the lock says.
+---@async
+local function is_running(head)
+  local pid, born = math.tointeger(head.pid), text(head.born)
+  if not pid or not born or pid < 1 then return false end
+  local _, boot = ledger.place()
+  return boot ~= nil and head.boot == boot and ledger.born(pid) == born
+end
+
 -- A lock on a file of another machine, on a disk that both see, may be worth
 -- nothing. The same machine under another name (a container) has the same kernel.
 ---@async
@@ -116,6 +126,7 @@ local function elsewhere(head)
   return theirs
 end
 
+-- Returns nil and true where it is alive, nil and what is wrong with the file.
 ---@async
 local function read_run(path, lock)
   local found, err = errors.try(read_lines, path)
@@ -130,6 +141,7 @@ local function read_run(path, lock)
     fs.remove(path, { missing_ok = true })
     return nil
   end
+  if is_running(head) then return nil, true end
   local unsettled, youngest = 0, 0
   for _, at in pairs(found.keys) do
     unsettled, youngest = unsettled + 1, math.max(youngest, at)
@@ -160,6 +172,7 @@ function dead_runs.take(path)
   if ok and run then return run, false end
   lock:close()
   if not ok then error(run, 0) end
+  if damage == true then return nil, true end
   return nil, false, damage
 end
 

@@ -69,7 +69,7 @@ function ledger.labels(given, keep)
 end
 
 local function first_line(path)
-  local text = errors.try(fs.read, path, { max = 256 })
+  local text = errors.try(fs.read, path, { max = 4096 })
   return text and text:match("^[^\n]+")
 end
 
@@ -79,6 +79,17 @@ end
 ---@return string|nil host, string|nil boot
 function ledger.place()
   return first_line("/proc/sys/kernel/hostname"), first_line("/proc/sys/kernel/random/boot_id")
+end
+
+---When a process began, in the kernel's own count; nil when none runs. With its number
+---this names it, until the next boot.
+---@async
+---@param pid integer
+---@return string|nil
+function ledger.born(pid)
+  local line = first_line(("/proc/%d/stat"):format(pid))
+  -- The second field, the name of the program, may be anything; a dead one is Z or X.
+  return line and line:match("^.*%) [^ZX]" .. (" %S+"):rep(18) .. " (%d+)")
 end
 
 ---@class sbx.sandbox.Ledger
@@ -132,7 +143,8 @@ local function open(config)
   }, Ledger)
   local host, boot = ledger.place()
   self:add({
-    v = 1, run = ledger.run_id(), pid = process.pid(), at = time.wall(), host = host, boot = boot,
+    v = 1, run = ledger.run_id(), at = time.wall(), host = host, boot = boot,
+    pid = process.pid(), born = ledger.born(process.pid()),
     url = config.base_url:gsub("//[^/]*@", "//"), account = account,
     program = arg and arg[0] or nil,
   })
