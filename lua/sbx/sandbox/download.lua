@@ -38,6 +38,7 @@ local MAX_RESTARTS = 3
 ---@field private breaks integer   in a row
 ---@field private fresh integer    bytes since the last break
 ---@field private restarts integer
+---@field private last_break sbx.Error|nil
 ---@field private reader sbx.Reader
 local Download = {}
 Download.__name = "sbx.sandbox.Download"
@@ -63,7 +64,10 @@ end
 ---@async
 local function start_over(self, size, tag)
   self.restarts = self.restarts + 1
-  if self.restarts > MAX_RESTARTS then changed(self, " again and again") end
+  if self.restarts > MAX_RESTARTS then
+    if self.last_break and self.size == size and self.tag == tag then error(self.last_break, 0) end
+    changed(self, " again and again")
+  end
   if self.plan.restart then
     self.plan.restart()
     self.skip = 0
@@ -161,6 +165,7 @@ local function after_break(self, cause)
   if cause.kind == "timeout" then
     error(self.plan.idle and err or gateway.name_limit(self.call, err), 0)
   end
+  self.last_break = err
   if self.fresh >= PROGRESS then self.breaks = 0 end
   self.fresh, self.breaks = 0, self.breaks + 1
   local pause = cause.retryable and PAUSES[self.breaks]
