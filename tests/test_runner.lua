@@ -256,7 +256,7 @@ test("runner: fails a test that leaves a child process behind, and names it", fu
     "children left behind: ", " (sleep 20)")
 end)
 
-test("runner: a test that leaves a scope open in a generator fails, the next runs", function()
+test("runner: a test that yields inside an open scope fails, the next runs", function()
   local result = runner.run([[
     local task = require("sbx.task")
     test("keeps a scope", function()
@@ -269,7 +269,7 @@ test("runner: a test that leaves a scope open in a generator fails, the next run
     end)
     test("after it", function() task.sleep(0) end)
   ]])
-  expect(result, 1, "a scope must end inside the task", "1 passed, 1 failed\n")
+  expect(result, 1, "attempt to yield inside a scope", "1 passed, 1 failed\n")
 end)
 
 test("runner: fails a test that leaves a listener behind", function()
