@@ -68,6 +68,13 @@ test("jobs: cancelling ends all that a job started, once", function()
     support.await_nothing(box, JOB_FILES)
     assert(box:get_background_job(job).exit_code == 137)
     assert(client:cancel_background_job(job) == false)
+    -- At once, before the command may have begun.
+    for _ = 1, 10 do
+      job = box:start_background_job("sleep 4711")
+      assert(client:cancel_background_job(job) == true)
+      assert(box:get_background_job(job).exit_code == 143)
+    end
+    support.await_nothing(box, JOB_FILES)
   end)
 end)
 

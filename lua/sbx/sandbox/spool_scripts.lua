@@ -87,6 +87,8 @@ n=$a; emit stdout $o; n=$b; emit stderr $e
 ]]
 
 -- Says claimed (it never ran and never will), none, ended, nopid, killed or alive.
+-- What is to be killed: the session, the process that will lead it but has got no
+-- further than its fork, and all that carry the mark.
 local KILL = [[
 L=%s; P=%s; m=SBX_RUN=%s
 if [ %d = 1 ] && { mkdir -m 700 "$L"; } 2>/dev/null; then echo claimed; exit 0; fi
@@ -95,7 +97,7 @@ targets() {
   for f in /proc/[0-9]*/stat; do
     { read -r l < "$f"; } 2>/dev/null || continue
     n=${l%%%%" "*}; l=${l##*") "}; set -- $l
-    [ -n "$p" ] && [ "$4" = "$p" ] || continue
+    [ -n "$p" ] && { [ "$4" = "$p" ] || [ "$n" = "$p" ]; } || continue
     case $1 in [ZX]) ;; *) echo "$n";; esac
   done
   grep -lF "$m" /proc/[0-9]*/environ 2>/dev/null | tr -dc '0-9\n'
@@ -105,9 +107,12 @@ signal() {
   for n in $(targets); do kill -s $1 "$n" 2>/dev/null; done
 }
 nap() { sleep $1 2>/dev/null || sleep 1; i=$((i+1)); }
-: 2>/dev/null > "${P}stop"
+if [ -f "${P}exit" ]; then echo ended; exit 0; fi
+{ : > "${P}stop"; } 2>/dev/null
 i=0; while [ $i -lt 20 ] && [ ! -s "${P}pid" ] && [ ! -f "${P}exit" ]; do nap 0.1; done
-if [ -f "${P}exit" ]; then echo ended; elif [ ! -s "${P}pid" ]; then echo nopid; else
+if [ -f "${P}exit" ]; then # stopped before it began, or done just now
+  if [ -s "${P}pid" ]; then echo ended; else echo killed; fi
+elif [ ! -s "${P}pid" ]; then echo nopid; else
   p=; { read -r p < "${P}pid"; } 2>/dev/null
   signal TERM
   i=0; while [ $i -lt %d ] && [ -n "$(targets)" ]; do nap 0.1; done
