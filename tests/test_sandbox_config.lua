@@ -85,9 +85,19 @@ test("config: base URLs are normalized as documented", function()
 end)
 
 test("config: an address or key that cannot be one is refused without showing the key", function()
-  for _, url in ipairs({ "h:1", "ftp://h", "http://", "http://a b", "http:///x" }) do
+  local wrong = {
+    "h:1", "ftp://h", "http://", "http://a b", "http:///x", "http://h?x=1", "http://h/a#b",
+    "http://h:99999", "https://", "http://h\n", "http://ann:hunter2@h", "http://ann@h",
+    "http://ann:hunter2@h x", "ftp://ann:hunter2@h",
+  }
+  for _, url in ipairs(wrong) do
     local err = api.failure(sandbox.client, { base_url = url })
     assert(err.kind == "usage", tostring(err))
+    assert(not tostring(err):find("hunter2", 1, true), tostring(err))
+  end
+  local fine = { "http://h", "HTTPS://h:8443/p/", "http://127.0.0.1:1", "http://[::1]:1/api/v1" }
+  for _, url in ipairs(fine) do
+    sandbox.client({ base_url = url }):close()
   end
   local err = api.failure(sandbox.client, { api_key = "secret\r\nX-Evil: 1" })
   assert(err.kind == "usage" and not tostring(err):find("secret", 1, true))

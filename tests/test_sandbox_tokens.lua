@@ -92,6 +92,30 @@ test("tokens: a failed fetch is shared by all who waited for it", function()
   assert(server:count("auth") == 1)
 end)
 
+test("tokens: one that is over at once is shared by all who waited for it", function()
+  local server <close> = api.start({
+    auth = function(_, server)
+      task.sleep(0.02)
+      return token_answer(server, { expires_at = time.iso(time.wall() - 1) })
+    end,
+  })
+  local client <close> = server:client()
+  server:add("sbx-1")
+  local found = task.map({ 1, 2, 3, 4, 5 }, function() return client.tokens:get("sbx-1", "x") end)
+  assert(server:count("auth") == 1 and found[1].token == found[5].token)
+end)
+
+test("tokens: a fetch does not last for ever", function()
+  local faults = dofile(here .. "peers/faults.lua")
+  local support = dofile(here .. "fault_support.lua")
+  local server <close> = faults.start({ auth = function() return { hang = true } end })
+  local client <close> = server:client()
+  local _ <close> = support.impatient(0.1)
+  local _, failures = task.map({ 1, 2, 3 }, function() return client.tokens:get("sbx-1", "x") end,
+    { on_error = "collect" })
+  assert(#failures == 3 and failures[1].kind == "api_timeout" and server:count("auth") == 1)
+end)
+
 test("tokens: a cancelled fetch is taken over by who waited for it", function()
   local server <close> = api.start({
     auth = function(call) if call.n == 1 then return api.HANG end end,
@@ -134,7 +158,10 @@ end)
 test("tokens: a malformed answer is an api error and is not kept", function()
   for _, fields in ipairs({
     { expires_at = "soon" }, { expires_at = 5 }, { token = "a\nb" }, { token = 7 },
-    { gateway_url = "ftp://x" }, { user_ns = false },
+    { gateway_url = "ftp://x" }, { user_ns = false }, { token = "" }, { gateway_url = "http://" },
+    { gateway_url = "http://ann:hunter2@127.0.0.1" }, { gateway_url = "http://h/?a=b" },
+    { gateway_url = "http://h x" }, { expires_at = "2026-13-01T00:00:00Z" },
+    { expires_at = ("9"):rep(10000) },
   }) do
     local server <close> = api.start({
       auth = function(call, server)
@@ -145,6 +172,7 @@ test("tokens: a malformed answer is an api error and is not kept", function()
     server:add("sbx-1")
     local err = api.failure(client.execute_command, client, "sbx-1", "a")
     assert(err.kind == "api" and err.code == "BAD_ANSWER", tostring(err))
+    assert(not tostring(err):find("hunter2", 1, true), tostring(err))
     assert(client:execute_command("sbx-1", "a").exit_code == 0)
   end
 end)
@@ -172,7 +200,7 @@ test("tokens: deleting a sandbox drops its token", function()
   assert(server:count("auth") == 2)
 end)
 
-test("tokens: a sandbox that the API does not know is not running, and its call not sent", function()
+test("tokens: a sandbox that the API does not know is not running; its call is not sent", function()
   local server <close> = api.start()
   local client <close> = server:client()
   local err = api.failure(client.execute_command, client, "sbx-none", "a")

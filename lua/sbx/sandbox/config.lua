@@ -5,6 +5,7 @@ local errors = require("sbx.errors")
 local fs = require("sbx.fs")
 local json = require("sbx.json")
 local log = require("sbx.log")
+local url = require("sbx.url")
 
 local config = {}
 
@@ -64,18 +65,25 @@ local function read_file()
 end
 
 ---Drops the slashes at the end, then one `/api/v1`.
----@param url string
+---@param text string
 ---@return string
-function config.normalize_url(url)
-  url = url:gsub("/+$", "")
-  return (url:gsub("/api/v1$", ""))
+function config.normalize_url(text)
+  text = text:gsub("/+$", "")
+  return (text:gsub("/api/v1$", ""))
 end
 
-local function checked_url(url)
-  if not url:find("^[Hh][Tt][Tt][Pp][Ss]?://[^/%s%c]") or url:find("[%s%c]") then
-    bad("base URL: expected http://… or https://…, got '%s'", url:gsub("%c", "?"))
+local function checked_url(text)
+  local ok, parts = pcall(url.parse, text)
+  local is_web = ok and (parts.scheme == "http" or parts.scheme == "https") and parts.host
+  if not is_web or text:find("[%s%c]") then
+    bad("base URL: expected http://… or https://…, got '%s'", log.clean(url.redact(text), 200))
   end
-  return config.normalize_url(url)
+  -- It stands in messages, and the key goes along anyway.
+  if parts.user or parts.password then bad("base URL: there is a user or a password in it") end
+  if parts.query or parts.fragment then
+    bad("base URL: there must be nothing behind its path")
+  end
+  return config.normalize_url(text)
 end
 
 local function checked_key(key)
@@ -95,8 +103,8 @@ local function scope_id(given, variable, from_file)
 end
 
 -- A proxy could not reach this machine's own server.
-local function proxy_for(url, server)
-  if server.url and url == server.url then return false end
+local function proxy_for(address, server)
+  if server.url and address == server.url then return false end
   return nil
 end
 
@@ -121,7 +129,7 @@ function config.load(given)
     or non_empty(os.getenv("PRIME_API_KEY"))
     or file.api_key
     or ""
-  local url = non_empty(given.base_url)
+  local address = non_empty(given.base_url)
     or server.url
     or non_empty(os.getenv("PRIME_API_BASE_URL"))
     or non_empty(os.getenv("PRIME_BASE_URL"))
@@ -129,11 +137,11 @@ function config.load(given)
     or DEFAULT_URL
   return {
     api_key = checked_key(key),
-    base_url = checked_url(url),
+    base_url = checked_url(address),
     team_id = scope_id(given.team_id, "PRIME_TEAM_ID", file.team_id),
     user_id = scope_id(given.user_id, "PRIME_USER_ID", file.user_id),
-    is_local = server.url ~= nil and url == server.url,
-    proxy = proxy_for(url, server),
+    is_local = server.url ~= nil and address == server.url,
+    proxy = proxy_for(address, server),
   }
 end
 

@@ -65,8 +65,11 @@ local function entry_from(call, answer)
     if value:find("%c") then refuse(name .. " has control characters") end
   end
   if answer.token == "" then refuse("the token is empty") end
-  if not answer.gateway_url:find("^[Hh][Tt][Tt][Pp][Ss]?://[^/%s]+%S*$") then
-    refuse("gateway_url is no http address")
+  local parts = errors.try(url.parse, answer.gateway_url)
+  local is_web = parts and (parts.scheme == "http" or parts.scheme == "https") and parts.host
+  -- It stands in messages, so that there must be no secret in it.
+  if not is_web or parts.user or parts.password or parts.query or parts.fragment then
+    refuse("gateway_url is no plain http address")
   end
   local expires = parse_time(answer.expires_at)
   if not expires then refuse("expires_at is not a time") end

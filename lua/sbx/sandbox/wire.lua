@@ -115,11 +115,12 @@ local function pause_before_retry(call, err, cause, patience)
   return math.max(asked, math.random() * math.min(2, 0.1 * 2 ^ (err.attempts - 1)))
 end
 
--- Waits until a call may be sent.
+-- Waits until a call may be sent. One that was sent before stands in line no more.
 ---@async
 local function admit(client, call, patience)
   local class, id = endpoints.class_of(call.method, call.path)
-  local again = patience.refusals > 0
+  local again = call.began or false
+  call.began = true
   local grant, seconds = client.governor:admit(class, id, patience:left(), again)
   if grant then return grant end
   error(failure.paused(call, seconds), 0)
@@ -193,6 +194,7 @@ end
 ---@field even_closed? boolean  works on a closed client
 ---@field timeout? number  seconds for one attempt (default 30)
 ---@field shield? number  seconds that a request which was sent holds off a cancellation
+---@field began? boolean  set by the call: it was sent before, or stood in line for that
 ---@field sent? boolean  set by the call: the server may have done what it asks for
 
 ---Sends one call, when the governor lets it, and returns the object in its answer.
