@@ -133,11 +133,18 @@ end
 ---are called with a dot in place of the colon.
 ---@param class table
 ---@param label string  what a caller's variable may be called: "box"
-function check.methods(class, label)
-  for name, method in pairs(class) do
+---@param metatable? table  of the objects, where that is not `class`
+---@param names? string[]   the methods (default: all)
+function check.methods(class, label, metatable, names)
+  metatable = metatable or class
+  local chosen = {}
+  for _, name in ipairs(names or names_of(class)) do
+    chosen[name] = class[name]
+  end
+  for name, method in pairs(chosen) do
     if type(method) == "function" and name:sub(1, 2) ~= "__" then
       class[name] = function(self, ...)
-        if getmetatable(self) ~= class then
+        if getmetatable(self) ~= metatable then
           error(("%s.%s was called without its %s: write %s:%s(…)")
             :format(label, name, label, label, name), script_level(2))
         end

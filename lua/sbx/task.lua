@@ -207,4 +207,6 @@ function task.list()
   return core.list()
 end
 
+check.methods(Task, "task", core.task_metatable, { "join", "pjoin", "cancel" })
+
 return task

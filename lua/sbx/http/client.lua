@@ -116,4 +116,6 @@ function client.new(given)
   return setmetatable({ base = base, defaults = defaults, cookies = defaults.cookies }, Client)
 end
 
+check.methods(Client, "client")
+
 return client

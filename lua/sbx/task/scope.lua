@@ -285,4 +285,7 @@ function Scope:daemon(fn, ...)
   return core.spawn(self, false, true, fn, ...)
 end
 
+check.methods(Scope, "scope", core.scope_metatable,
+  { "spawn", "pspawn", "daemon", "defer", "cancel" })
+
 return scopes
