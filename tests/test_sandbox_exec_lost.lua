@@ -194,3 +194,30 @@ test("exec: which commands run on their own", function()
     assert(requests({ stdin = "abc" }) == 1)
   end)
 end)
+
+test("spool: an image without setsid and base64 will do", function()
+  local function poor(call)
+    call.body.command = call.body.command:gsub("command %-v setsid", "command -v no-setsid")
+      :gsub("command %-v base64", "command -v no-base64")
+  end
+  support.with_relay(poor, function(client, box)
+    local result = client:execute_command("sbx-1", "printf '\\377\\000a\\n%2000s' x; exit 3",
+      { binary = true })
+    assert(result.stdout == "\xff\0a\n" .. (" "):rep(1999) .. "x" and result.exit_code == 3)
+    local err = api.failure(client.execute_command, client, "sbx-1",
+      "trap '' TERM; (trap '' TERM; setsid sleep 4711 &); sleep 4711", { deadline = 0.5 })
+    assert(err.kind == "command_timeout" and err.outcome == "exited", tostring(err))
+    support.await_nothing(box)
+  end)
+end)
+
+test("spool: where there is no room for its files it says so, and nothing ran", function()
+  local function poor(call)
+    call.body.command = call.body.command:gsub("L='/tmp/", "L='/proc/")
+  end
+  support.with_relay(poor, function(client, box)
+    local err = api.failure(spooled, client)
+    assert(err.outcome == "not_started" and err.code == "NOT_STARTED", tostring(err))
+    assert(err.message:find("cannot make the folder", 1, true) and runs_of(box) == 0)
+  end)
+end)
