@@ -17,6 +17,8 @@ local limit = {}
 ---@class sbx.limit.Rate
 ---@field per_second number
 ---@field burst number
+---@field left number       tokens that are there
+---@field waiting integer   tasks in line
 ---@field private tokens number   may be negative after `set`
 ---@field private at number       when `tokens` was right; ahead of now in a pause
 ---@field private turn sbx.sync.Mutex  those who wait, in line

@@ -198,6 +198,7 @@ end
 -- --------------------------------------------------------------------- imap
 
 ---@class sbx.task.Results
+---@overload async fun(): integer|nil, any, any
 local Results = {}
 Results.__index = Results
 Results.__name = "sbx.task.Results"
