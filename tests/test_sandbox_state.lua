@@ -81,6 +81,7 @@ test("state: the folder is where the environment says", function()
   assert(place({ HOME = home.path, XDG_STATE_HOME = "x" })
     == home.path .. "/.local/state/sbxlua/runs")
   assert(place({}) == "nil" and place({ HOME = "" }) == "nil")
+  assert(place({ HOME = home.path .. "/none" }) == "nil" and not fs.exists(home.path .. "/none"))
 end)
 
 test("state: an account is one address and one key, and shows neither", function()

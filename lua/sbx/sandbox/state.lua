@@ -28,12 +28,14 @@ function state.use(folder)
   chosen = folder
 end
 
+---@async
 local function base()
   if chosen ~= nil then return chosen or nil end
   local given = os.getenv("XDG_STATE_HOME")
   if given and given:sub(1, 1) == "/" then return given .. "/sbxlua" end
   local home = os.getenv("HOME")
-  if not home or home:sub(1, 1) ~= "/" then return nil end
+  -- Who has no home gets none here.
+  if not home or home:sub(1, 1) ~= "/" or not errors.try(fs.is_dir, home) then return nil end
   return home .. "/.local/state/sbxlua"
 end
 
