@@ -35,11 +35,14 @@ local function copy_link(from, to, opts)
   local target = core.readlink(from)
   if not opts.overwrite then return core.symlink(target, to) end
   local temporary = copy.beside(to)
-  core.symlink(target, temporary)
-  local ok, err = pcall(core.rename, temporary, to)
-  if ok then return end
-  pcall(task.shield, CLEANUP, core.unlink, temporary)
-  error(err, 0)
+  -- A cancel in between would leave the name beside it: it comes before or after.
+  task.shield(CLEANUP, function()
+    core.symlink(target, temporary)
+    local ok, err = pcall(core.rename, temporary, to)
+    if ok then return end
+    pcall(core.unlink, temporary)
+    error(err, 0)
+  end)
 end
 
 ---@async
