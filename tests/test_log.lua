@@ -326,7 +326,8 @@ test("log: a secret in the first place of a query is hidden, too", function()
     "http://h/?token=longerthansix1", "see https://h/p?api_key=abcdef123456&x=1",
   }) do
     local line = log.format("info", text, { url = text }, "text")
-    assert(not line:find("longerthansix1", 1, true) and not line:find("abcdef123456", 1, true), line)
+    assert(not line:find("longerthansix1", 1, true), line)
+    assert(not line:find("abcdef123456", 1, true), line)
   end
 end)
 
