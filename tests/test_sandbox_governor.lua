@@ -18,6 +18,8 @@ local CONFIG = { api_key = "test-key-4711", base_url = "http://api.example", is_
 local LIBRARY = os.getenv("SBXLUA_LUA")
 local VIRTUAL = { clock = "virtual" }
 
+state.use(false) -- a test that needs a folder has one of its own
+
 -- A state folder for the test that runs.
 local function with_state()
   local outer = fs.tmpdir({})

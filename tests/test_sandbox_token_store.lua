@@ -426,6 +426,7 @@ end)
 
 test("token store: what the vendor's client keeps is left alone", function()
   local server <close> = start(1)
+  fs.mkdir(home)
   local result = process.run({ host.executable(), "-e", [[
     local client <close> = require("sbx.sandbox").client()
     client:execute_command("sbx-1", "x")
