@@ -5,6 +5,9 @@ local hash = require("sbx.hash")
 local local_server = require("sbx.local_server")
 local run = require("sbx.run")
 local sandbox = require("sbx.sandbox")
+local state = require("sbx.sandbox.state")
+
+state.use(false) -- nothing in the folder of who runs the tests
 
 -- Calls `fn(box, folder)` with a sandbox of a private server, which ends with it.
 ---@async

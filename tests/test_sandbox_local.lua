@@ -8,11 +8,14 @@ local local_server = require("sbx.local_server")
 local process = require("sbx.process")
 local run = require("sbx.run")
 local sandbox = require("sbx.sandbox")
+local state = require("sbx.sandbox.state")
 local task = require("sbx.task")
 
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local scripts = here .. "../scripts/"
 local WANTED = { name = "a", docker_image = "python:3.11-slim" }
+
+state.use(false) -- nothing in the folder of who runs the tests
 
 -- Calls `fn(client)` with a client of a private server, which ends with it.
 ---@async
