@@ -296,6 +296,12 @@ static int f_is_open(lua_State *L) {
   return 1;
 }
 
+// scope:is_bounded() -> whether the program's end has set its deadline
+static int f_is_bounded(lua_State *L) {
+  lua_pushboolean(L, check_scope(L, 1)->bounded);
+  return 1;
+}
+
 static int f_scope_cancel(lua_State *L) {
   Scope *scope = check_scope(L, 1);
   lua_settop(L, 2);
@@ -441,15 +447,16 @@ static const luaL_Reg task_methods[] = {
 };
 
 static const luaL_Reg scope_methods[] = {
-    {"await",    f_await       },
-    {"leave",    f_leave       },
-    {"cancel",   f_scope_cancel},
-    {"fail",     f_fail        },
-    {"inner",    f_inner       },
-    {"is_open",  f_is_open     },
-    {"state",    f_state       },
-    {"deadline", f_deadline    },
-    {NULL,       NULL          },
+    {"await",      f_await       },
+    {"leave",      f_leave       },
+    {"cancel",     f_scope_cancel},
+    {"fail",       f_fail        },
+    {"inner",      f_inner       },
+    {"is_open",    f_is_open     },
+    {"is_bounded", f_is_bounded  },
+    {"state",      f_state       },
+    {"deadline",   f_deadline    },
+    {NULL,         NULL          },
 };
 
 // Makes the metatable `type` whose __index is a table of `methods`, and leaves

@@ -95,8 +95,10 @@ void scope_bound_shield(Scope *scope) {
   Reactor *reactor = scope->owner->reactor;
   double now = timer_seconds(&reactor->schedule);
   double end = now + reactor->cleanup_seconds;
-  if (!timer_armed(&scope->deadline) || (double)scope->deadline.at / 1e9 > end)
-    scope_set_deadline(scope, reactor->cleanup_seconds);
+  if (timer_armed(&scope->deadline) && (double)scope->deadline.at / 1e9 <= end)
+    return;
+  scope->bounded = true;
+  scope_set_deadline(scope, reactor->cleanup_seconds);
 }
 
 bool scope_program_ends(const Scope *scope) {
@@ -107,13 +109,19 @@ bool scope_program_ends(const Scope *scope) {
   return scope != NULL;
 }
 
+// All at once, also those inside others: one after the other would add up.
+static void bound_shields_below(Scope *top) {
+  for (Scope *at = next_below(top, top, false); at;
+       at = next_below(top, at, false))
+    if (at->shielded) scope_bound_shield(at);
+}
+
 // Tells every task below `top` that must end, except what is shielded.
 static void deliver_below(Scope *top) {
-  bool ends = scope_program_ends(top);
+  if (scope_program_ends(top)) bound_shields_below(top);
   Scope *at = top;
   while (at) {
     bool shielded = at != top && at->shielded;
-    if (shielded && ends) scope_bound_shield(at);
     // A task is told once: at the scope that it is in now.
     if (!shielded && at->owner->scope == at) deliver_cancel(at->owner);
     at = next_below(top, at, shielded);

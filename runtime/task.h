@@ -41,6 +41,7 @@ struct Scope {
   bool cancelled;
   bool timed_out;  // cancelled by its deadline
   bool shielded;   // a cancel from outside does not reach in
+  bool bounded;    // the program's end has set its deadline
   bool collects;   // a failing child does not cancel the others
   bool sheltered;  // opened by a finalizer of a task that was cancelled
 };

@@ -108,6 +108,17 @@ test("signals: what is shielded has the time of finalizers, and no longer", func
     pcall(task.sleep, 600)
     task.shield(600, task.sleep, 600)
   ]], "INT", 130, "closed\n", { "--cleanup-timeout", "0.1" })
+  -- One inside the other: not one after the other.
+  local told = expect([[
+    local x <close> = closing("closed")
+    local function nest(depth)
+      if depth > 0 then return task.shield(600, nest, depth - 1) end
+      ready()
+      task.sleep(600)
+    end
+    nest(400)
+  ]], "INT", 130, "closed\n", { "--cleanup-timeout", "0.1" })
+  assert(told:find("shield: cut off, the program ends", 1, true), told)
 end)
 
 test("signals: a finalizer that hangs is cut off by --cleanup-timeout", function()

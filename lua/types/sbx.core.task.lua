@@ -35,6 +35,10 @@ function Scope:inner() end
 ---@return boolean
 function Scope:is_open() end
 
+---Whether the program's end has set its deadline.
+---@return boolean
+function Scope:is_bounded() end
+
 ---@return integer id
 ---@return boolean cancelled
 ---@return boolean timed_out

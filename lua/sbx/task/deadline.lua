@@ -13,6 +13,17 @@ local function finish_timeout(scope, seconds, ok, ...)
   return ...
 end
 
+local function finish_shield(scope, seconds, ok, ...)
+  local outcome, err = scopes.close(scope, ok, (...))
+  if outcome == "failed" then error(err, 0) end
+  if outcome ~= "timeout" then return ... end
+  err = scopes.timeout_error(seconds, "shield")
+  if scope:is_bounded() then
+    err.message = "shield: cut off, the program ends and its time for cleaning up is over"
+  end
+  error(err, 0)
+end
+
 ---Runs `fn(...)` and returns its results; raises a `timeout` error when it has
 ---not ended after `seconds` in all. What it spawned is cancelled and awaited.
 ---@async
@@ -56,7 +67,7 @@ function deadline.shield(max_s, fn, ...)
   check.number(max_s, "shield", 0, 1e9)
   check.fn(fn, "shield")
   local scope = core.open(true, false, max_s)
-  return finish_timeout(scope, max_s, xpcall(fn, scopes.keep_traceback, ...))
+  return finish_shield(scope, max_s, xpcall(fn, scopes.keep_traceback, ...))
 end
 
 return deadline
