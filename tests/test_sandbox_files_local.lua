@@ -105,13 +105,13 @@ test("local files: trees", function()
     fs.write(folder .. "/tree/src/main.py", "print('hi')\n")
     fs.write(folder .. "/tree/src/.git/config", "x")
     fs.symlink("src/main.py", folder .. "/tree/main")
-    local up = box:copy_tree_up(folder .. "/tree", "/work/project", { exclude = { ".git" } })
+    local up = box:copy_tree_up(folder .. "/tree", "/project/project", { exclude = { ".git" } })
     assert(up.files == 1 and up.folders == 1 and up.links == 1)
-    local result = box:exec("cd /work/project && python main && mkdir out && cp main out/copy"
+    local result = box:exec("cd /project/project && python main && mkdir out && cp main out/copy"
       .. " && ln out/copy out/hard && ln -s /etc/passwd out/evil && ls -A src")
     assert(result.stdout == "hi\nmain.py\n" and result.exit_code == 0, result.stderr)
 
-    local down = box:copy_tree_down("/work/project/out", folder .. "/out", { unsafe = "skip" })
+    local down = box:copy_tree_down("/project/project/out", folder .. "/out", { unsafe = "skip" })
     assert(down.files == 1 and down.links == 1 and down.skipped[1] == "evil")
     assert(fs.read(folder .. "/out/hard") == "print('hi')\n" and #fs.list(folder .. "/out") == 2)
     assert(box:exec("ls -A /tmp").stdout == "", "no archive may stay")
