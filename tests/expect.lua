@@ -38,4 +38,16 @@ function expect.fails(text, fn, ...)
   return err
 end
 
+---Whether `text` is in any string that can be reached from `value`.
+function expect.shows(value, text, seen)
+  seen = seen or {}
+  if type(value) == "string" then return value:find(text, 1, true) ~= nil end
+  if type(value) ~= "table" or seen[value] then return false end
+  seen[value] = true
+  for name, item in pairs(value) do
+    if expect.shows(name, text, seen) or expect.shows(item, text, seen) then return true end
+  end
+  return expect.shows(tostring(value), text, seen)
+end
+
 return expect

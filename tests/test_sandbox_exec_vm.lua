@@ -4,15 +4,11 @@
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local api = dofile(here .. "peers/api.lua")
 local fs = require("sbx.fs")
-local rpc = dofile(here .. "peers/rpc.lua")
+local support = dofile(here .. "vm_support.lua")
 local task = require("sbx.task")
 
 local function with_vm(fn)
-  local vm <close> = rpc.start({})
-  local server <close> = api.start({ auth = vm:auth() })
-  local client <close> = server:client()
-  server:add("sbx-1", { vm = true })
-  fn(client, vm, server)
+  support.with_vm({}, fn)
 end
 
 -- Files of spooled commands, of which there are none after a test.

@@ -11,17 +11,6 @@ local task = require("sbx.task")
 
 local SECRET = "secret-signature-4713"
 
-local function shows(value, text, seen)
-  seen = seen or {}
-  if type(value) == "string" then return value:find(text, 1, true) ~= nil end
-  if type(value) ~= "table" or seen[value] then return false end
-  seen[value] = true
-  for name, item in pairs(value) do
-    if shows(name, text, seen) or shows(item, text, seen) then return true end
-  end
-  return shows(tostring(value), text, seen)
-end
-
 -- ---------------------------------------------------------------------- listing
 
 test("images: a page, and all of them", function()
@@ -154,12 +143,12 @@ test("images: a store that stumbles is tried again, and its address never told",
   answer = function(call) return 403, "no: " .. call.path end
   local err = expect.failure(client.build_image, client, given)
   assert(err.status == 403 and err.op == "build_image" and err.build_id == "build-1")
-  assert(not shows(err, SECRET) and server:count("store") == 4)
+  assert(not expect.shows(err, SECRET) and server:count("store") == 4)
   server.handlers.build = function()
     return 200, { build_id = "b", upload_url = api.dead_url() .. "/x?sig=" .. SECRET }
   end
   err = expect.failure(client.build_image, client, given)
-  assert(not shows(err, SECRET) and err.kind == "api")
+  assert(not expect.shows(err, SECRET) and err.kind == "api")
 end)
 
 test("images: cancelled while the context is sent, nothing stays behind", function()
@@ -270,7 +259,7 @@ test("images: hostile answers are named by their field", function()
     answer = given
     local err = expect.code("BAD_ANSWER", client[name], client, ...)
     assert(err.message:find(text, 1, true), err.message)
-    assert(not shows(err, SECRET))
+    assert(not expect.shows(err, SECRET))
   end
   fails("'data' is not a table", {}, "list_images")
   fails("'data[1].id' is missing", { data = { {} } }, "list_images")

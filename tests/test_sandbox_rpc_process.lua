@@ -6,22 +6,8 @@ local test_module = require("sbx.test")
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local api = dofile(here .. "peers/api.lua")
 local rpc = dofile(here .. "peers/rpc.lua")
-
--- Runs `fn(client, vm, server)` with a virtual machine `sbx-1`.
-local function with_vm(handlers, fn, options)
-  local vm <close> = rpc.start(handlers, options)
-  local server <close> = api.start({ auth = vm:auth() })
-  local client <close> = server:client()
-  server:add("sbx-1", { vm = true })
-  fn(client, vm, server)
-end
-
--- Waits until `condition()` holds.
-local function eventually(condition)
-  task.timeout(20, function()
-    while not condition() do task.sleep(0.005) end
-  end)
-end
+local support = dofile(here .. "vm_support.lua")
+local with_vm, eventually = support.with_vm, support.eventually
 
 local function collect(p, name)
   local parts = {}

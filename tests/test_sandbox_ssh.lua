@@ -17,18 +17,6 @@ local function with_box(handlers, fn)
   fn(client:create({ name = "a", docker_image = "b" }), server, client)
 end
 
--- Whether `text` is in any string that can be reached from `value`.
-local function shows(value, text, seen)
-  seen = seen or {}
-  if type(value) == "string" then return value:find(text, 1, true) ~= nil end
-  if type(value) ~= "table" or seen[value] then return false end
-  seen[value] = true
-  for name, item in pairs(value) do
-    if shows(name, text, seen) or shows(item, text, seen) then return true end
-  end
-  return shows(tostring(value), text, seen)
-end
-
 test("ssh: a session is opened, a key let in, and the session closed", function()
   with_box({}, function(box, server)
     do
@@ -36,7 +24,7 @@ test("ssh: a session is opened, a key let in, and the session closed", function(
       assert(server.calls[#server.calls].body.ttl_seconds == 600)
       assert(session.session_id == "ssh-1" and session.host == "127.0.0.1" and session.port == 2222)
       assert(session.ttl_seconds == 600 and session.sandbox_id == box.id)
-      assert(not shows(session, TOKEN) and not json.encode(session):find(TOKEN, 1, true))
+      assert(not expect.shows(session, TOKEN) and not json.encode(session):find(TOKEN, 1, true))
       session:authorize(KEY .. "\n")
       local sent = server.calls[#server.calls]
       assert(sent.op == "authorize" and sent.headers.authorization == "Bearer " .. TOKEN)
@@ -69,7 +57,7 @@ test("ssh: a key is let in although the gateway stumbles, and never with a bad t
     assert(server:count("authorize") == 3)
     answer = function(call) return 401, { message = "bad " .. call.headers.authorization } end
     local err = expect.failure(session.authorize, session, KEY)
-    assert(err.status == 401 and err.op == "authorize" and not shows(err, TOKEN))
+    assert(err.status == 401 and err.op == "authorize" and not expect.shows(err, TOKEN))
     assert(server:count("authorize") == 4)
     answer = function() return api.HANG end
     assert(not task.move_on(0.2, session.authorize, session, KEY))
@@ -150,7 +138,7 @@ test("ssh: hostile answers are named by their field, without the token", functio
       name, value = bad[1], bad[2]
       local err = expect.code("BAD_ANSWER", box.open_ssh_session, box)
       assert(err.message:find("'" .. name .. "'", 1, true), err.message)
-      assert(not shows(err, TOKEN))
+      assert(not expect.shows(err, TOKEN))
     end
   end)
 end)
