@@ -177,8 +177,12 @@ static void destroy(Agent *agent, Channel *channel) {
   free(dial);
 }
 
-static const ChannelKind dial_kind = {prepare, run,     on_data,
-                                      on_eof,  on_kill, destroy};
+static const ChannelKind dial_kind = {.prepare = prepare,
+                                      .run = run,
+                                      .on_data = on_data,
+                                      .on_eof = on_eof,
+                                      .on_kill = on_kill,
+                                      .destroy = destroy};
 
 void dial_start(Agent *agent, const Frame *frame) {
   Cursor cursor = frame_cursor(frame);

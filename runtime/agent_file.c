@@ -20,6 +20,8 @@
 enum {
   PROC_FILES = 0x9fa0,
   SYS_FILES = 0x62656572,
+  CGROUP_FILES = 0x27e0eb,
+  CGROUP2_FILES = 0x63677270,
   MADE_UP = 16 * 1024 * 1024
 };
 
@@ -161,8 +163,10 @@ static void put_destroy(Agent *agent, Channel *channel) {
   free(channel);
 }
 
-static const ChannelKind put_kind = {NULL,       NULL,        put_on_data,
-                                     put_on_eof, put_on_kill, put_destroy};
+static const ChannelKind put_kind = {.on_data = put_on_data,
+                                     .on_eof = put_on_eof,
+                                     .on_kill = put_on_kill,
+                                     .destroy = put_destroy};
 
 void put_start(Agent *agent, const Frame *frame) {
   Cursor cursor = frame_cursor(frame);
@@ -224,8 +228,10 @@ static void get_destroy(Agent *agent, Channel *channel) {
   free(channel);
 }
 
-static const ChannelKind get_kind = {get_prepare, get_run,     NULL,
-                                     NULL,        get_on_kill, get_destroy};
+static const ChannelKind get_kind = {.prepare = get_prepare,
+                                     .run = get_run,
+                                     .on_kill = get_on_kill,
+                                     .destroy = get_destroy};
 
 // Opens a regular file and says how many bytes it may give.
 static int open_regular(const char *path, int *fd, uint64_t *size,
@@ -235,7 +241,9 @@ static int open_regular(const char *path, int *fd, uint64_t *size,
   *fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
   if (*fd < 0) return errno;
   if (fstat(*fd, &info) != 0 || fstatfs(*fd, &system) != 0) return errno;
-  bool made_up = system.f_type == PROC_FILES || system.f_type == SYS_FILES;
+  bool made_up = system.f_type == PROC_FILES || system.f_type == SYS_FILES ||
+                 system.f_type == CGROUP_FILES ||
+                 system.f_type == CGROUP2_FILES;
   *size = made_up ? 0 : (uint64_t)info.st_size;
   *end = made_up ? MADE_UP : *size;
   return regular(&info);

@@ -90,6 +90,10 @@ static uint64_t take(Cursor *cursor, size_t count) {
   return value;
 }
 
+uint8_t take_u8(Cursor *cursor) {
+  return (uint8_t)take(cursor, 1);
+}
+
 uint16_t take_u16(Cursor *cursor) {
   return (uint16_t)take(cursor, 2);
 }
@@ -119,6 +123,30 @@ bool cursor_ended(const Cursor *cursor) {
   return !cursor->bad && cursor->at == cursor->end;
 }
 
+// Reads a count and that many strings into a malloced, NULL-ended array.
+// Returns 0 or an errno; the array is there for the caller to free or NULL.
+static int take_strings(Cursor *cursor, size_t limit, const char ***strings,
+                        size_t *count) {
+  *strings = NULL;
+  *count = take_u32(cursor);
+  if (cursor->bad) return EINVAL;
+  if (*count > limit) return E2BIG;
+  *strings = calloc(*count + 1, sizeof(**strings));
+  if (!*strings) return ENOMEM;
+  for (size_t i = 0; i < *count && !cursor->bad; i++)
+    (*strings)[i] = take_string(cursor);
+  return cursor->bad ? EINVAL : 0;
+}
+
+static int take_entries(Cursor *cursor, const char ***entries, size_t *count) {
+  int error = take_strings(cursor, ENVIRONMENT_LIMIT, entries, count);
+  for (size_t i = 0; i < *count && !error; i++) {
+    const char *equals = strchr((*entries)[i], '=');
+    if (!equals || equals == (*entries)[i]) error = EINVAL;
+  }
+  return error;
+}
+
 int parse_exec(const Frame *frame, ExecRequest *request) {
   Cursor cursor = frame_cursor(frame);
   *request = (ExecRequest){0};
@@ -126,23 +154,34 @@ int parse_exec(const Frame *frame, ExecRequest *request) {
   request->max_output = take_u64(&cursor);
   request->cwd = take_string(&cursor);
   request->command = take_string(&cursor);
-  size_t count = take_u32(&cursor);
-  if (cursor.bad) return EINVAL;
-  if (count > ENVIRONMENT_LIMIT) return E2BIG;
+  int error = take_entries(&cursor, &request->entries, &request->entry_count);
+  if (!error && !cursor_ended(&cursor)) error = EINVAL;
+  if (!error) return 0;
+  free(request->entries);
+  request->entries = NULL;
+  return error;
+}
 
-  request->entries = calloc(count + 1, sizeof(*request->entries));
-  if (!request->entries) return ENOMEM;
-  for (size_t i = 0; i < count && !cursor.bad; i++) {
-    const char *entry = take_string(&cursor);
-    const char *equals = strchr(entry, '=');
-    if (!equals || equals == entry) cursor.bad = true;
-    request->entries[i] = entry;
-  }
-  if (!cursor_ended(&cursor)) {
-    free(request->entries);
-    request->entries = NULL;
-    return EINVAL;
-  }
-  request->entry_count = count;
-  return 0;
+int parse_start(const Frame *frame, StartRequest *request) {
+  Cursor cursor = frame_cursor(frame);
+  *request = (StartRequest){0};
+  request->flags = take_u8(&cursor);
+  request->columns = take_u16(&cursor);
+  request->rows = take_u16(&cursor);
+  request->cwd = take_string(&cursor);
+  size_t count = 0;
+  int error =
+      take_strings(&cursor, ARGUMENT_LIMIT, &request->arguments, &count);
+  if (!error && (count == 0 || !request->arguments[0][0])) error = EINVAL;
+  if (!error)
+    error = take_entries(&cursor, &request->entries, &request->entry_count);
+  if (!error && !cursor_ended(&cursor)) error = EINVAL;
+  if (!error && request->flags > (START_INPUT | START_TERMINAL)) error = EINVAL;
+  return error;
+}
+
+void start_request_free(StartRequest *request) {
+  free(request->arguments);
+  free(request->entries);
+  request->arguments = request->entries = NULL;
 }

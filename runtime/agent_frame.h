@@ -40,6 +40,7 @@ typedef struct Cursor {
 } Cursor;
 
 Cursor frame_cursor(const Frame *frame);
+uint8_t take_u8(Cursor *cursor);
 uint16_t take_u16(Cursor *cursor);
 uint32_t take_u32(Cursor *cursor);
 uint64_t take_u64(Cursor *cursor);
@@ -59,6 +60,20 @@ typedef struct ExecRequest {
 
 // Reads an EXEC payload. Returns 0, or an errno: EINVAL, E2BIG or ENOMEM.
 int parse_exec(const Frame *frame, ExecRequest *request);
+
+typedef struct StartRequest {
+  uint8_t flags;  // of StartFlag
+  uint16_t columns, rows;
+  const char *cwd;         // "" = the agent's own
+  const char **arguments;  // at least one, NULL-ended; the array is ours
+  const char **entries;    // NAME=VALUE; the array is ours
+  size_t entry_count;
+} StartRequest;
+
+// Reads a START payload; free it in any case. Returns 0, or an errno: EINVAL,
+// E2BIG or ENOMEM.
+int parse_start(const Frame *frame, StartRequest *request);
+void start_request_free(StartRequest *request);
 
 // Writes `value` big endian.
 void put_u32(uint8_t *at, uint32_t value);

@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
+#include <unistd.h>
 
 #include "agent.h"
 
@@ -32,7 +32,7 @@ uint8_t *out_reserve(Agent *agent, size_t size) {
     uint8_t *bytes = realloc(out->bytes, capacity);
     if (!bytes) {
       // A lost frame would leave the server waiting for ever.
-      agent->ending = true;
+      agent->failed = true;
       return NULL;
     }
     out->bytes = bytes;
@@ -42,6 +42,7 @@ uint8_t *out_reserve(Agent *agent, size_t size) {
 }
 
 void out_commit(Agent *agent, enum FrameType type, uint32_t id, size_t size) {
+  if (agent->control_out < 0) return;  // nobody is there
   uint8_t *header = agent->out.bytes + agent->out.end;
   put_u32(header, (uint32_t)(FRAME_HEADER - 4 + size));
   header[4] = (uint8_t)type;
@@ -88,8 +89,8 @@ void out_credit(Agent *agent, uint32_t id, size_t bytes) {
 bool out_flush(Agent *agent) {
   OutQueue *out = &agent->out;
   while (out->start < out->end) {
-    ssize_t count = send(agent->control, out->bytes + out->start,
-                         out->end - out->start, MSG_NOSIGNAL | MSG_DONTWAIT);
+    ssize_t count = write(agent->control_out, out->bytes + out->start,
+                          out->end - out->start);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) return errno == EAGAIN || errno == EWOULDBLOCK;
     out->start += (size_t)count;

@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -25,8 +26,12 @@ static void report(int kind, int value, int stage) {
   (void)!write(STATUS, &status, sizeof(status));
 }
 
-// Leaves 0 (/dev/null), 1 and 2 (the command's outputs) and 3 (the status).
+// Leaves 0 (/dev/null or the command's input), 1 and 2 (its outputs) and 3 (the
+// status).
 static void arrange_descriptors(const ShimPlan *plan) {
+  int in = plan->in;
+  if (in >= 0) in = fcntl(in, F_DUPFD_CLOEXEC, OUT_OF_THE_WAY);
+  if (plan->in >= 0 && (in < 0 || dup2(in, 0) < 0)) _exit(127);
   int out = fcntl(plan->out, F_DUPFD_CLOEXEC, OUT_OF_THE_WAY);
   int err = fcntl(plan->err, F_DUPFD_CLOEXEC, OUT_OF_THE_WAY);
   int status = fcntl(plan->status, F_DUPFD_CLOEXEC, OUT_OF_THE_WAY);
@@ -68,8 +73,17 @@ static void volunteer_for_oom(void) {
   close(fd);
 }
 
-static _Noreturn void run_command(const ShimPlan *plan) {
+// Never returns. `failed` is told, when it is a descriptor, before the end.
+static _Noreturn void give_up(int stage, int failed) {
+  report(SHIM_FAILED, errno, stage);
+  if (failed >= 0) (void)!write(failed, "", 1);
+  _exit(127);
+}
+
+static _Noreturn void run_command(const ShimPlan *plan, int failed) {
   setsid();
+  if (plan->terminal && ioctl(0, TIOCSCTTY, 0) != 0)
+    give_up(STAGE_FORK, failed);
   volunteer_for_oom();
   lower_limit(RLIMIT_CORE, 0);
   lower_limit(RLIMIT_NOFILE, plan->limits->files);
@@ -78,19 +92,43 @@ static _Noreturn void run_command(const ShimPlan *plan) {
   // full, if only to run `kill`.
   lower_limit(RLIMIT_NPROC, plan->limits->processes);
 
-  if (plan->cwd[0] && chdir(plan->cwd) != 0) {
-    report(SHIM_FAILED, errno, STAGE_CHDIR);
-    _exit(127);
-  }
+  if (plan->cwd[0] && chdir(plan->cwd) != 0) give_up(STAGE_CHDIR, failed);
   reset_signals();
-  char *arguments[] = {"sh", "-c", (char *)plan->command, NULL};
-  execve("/bin/sh", arguments, plan->environment);
-  report(SHIM_FAILED, errno, STAGE_EXEC);
-  _exit(127);
+  // The PATH that it is looked for in is its own.
+  environ = plan->environment;
+  execvp(plan->program, plan->arguments);
+  give_up(STAGE_EXEC, failed);
 }
 
-static int exit_code(int status) {
-  return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+// Waits for the start of the program: `started` ends when it replaces the
+// process that was to become it, and says something when that failed.
+static void announce(int started, pid_t program) {
+  char byte;
+  ssize_t count;
+  while ((count = read(started, &byte, 1)) < 0 && errno == EINTR) {
+  }
+  if (count == 0) report(SHIM_STARTED, program, 0);
+  close(started);
+}
+
+// Reaps what has ended, but for the command: that is left to the agent, which
+// then knows for how long the number is the command's.
+static void look_after(pid_t command) {
+  siginfo_t info;
+  for (;;) {
+    info.si_pid = 0;
+    if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0) return;
+    if (info.si_pid == 0) return;
+    if (info.si_pid != command) {
+      waitpid(info.si_pid, NULL, 0);
+      continue;
+    }
+    if (info.si_code == CLD_EXITED)
+      report(SHIM_EXITED, info.si_status, 0);
+    else
+      report(SHIM_SIGNALLED, 128 + info.si_status, 0);
+    _exit(0);
+  }
 }
 
 // The agent blocked both signals before it forked, so none is missed.
@@ -100,34 +138,31 @@ static _Noreturn void watch(pid_t command) {
   sigaddset(&signals, SIGCHLD);
   sigaddset(&signals, SIGTERM);
   for (;;) {
-    int number = sigwaitinfo(&signals, NULL);
-    if (number == SIGTERM) {
+    if (sigwaitinfo(&signals, NULL) == SIGTERM) {
       tree_kill();
       report(SHIM_KILLED, 128 + SIGKILL, 0);
       _exit(0);
     }
-    pid_t pid;
-    int status;
-    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-      if (pid != command) continue;
-      report(SHIM_EXITED, exit_code(status), 0);
-      _exit(0);
-    }
+    look_after(command);
   }
 }
 
 _Noreturn void shim_main(const ShimPlan *plan) {
+  int start[2] = {-1, -1};
   prctl(PR_SET_NAME, "sbx-shim", 0, 0, 0);
   prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
   arrange_descriptors(plan);
 
-  pid_t command = fork();
-  if (command == 0) run_command(plan);
-  if (command < 0) {
-    report(SHIM_FAILED, errno, STAGE_FORK);
-    _exit(127);
+  pid_t command = -1;
+  if (!plan->announce || pipe2(start, O_CLOEXEC) == 0) command = fork();
+  if (command == 0) run_command(plan, start[1]);
+  if (command < 0) give_up(STAGE_FORK, -1);
+  // Nothing of the program's may seem open because of us.
+  for (int fd = 0; fd < STATUS; fd++)
+    close(fd);
+  if (plan->announce) {
+    close(start[1]);
+    announce(start[0], command);
   }
-  close(1);
-  close(2);
   watch(command);
 }

@@ -6,6 +6,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 // A file in memory that holds the bytes, can no longer change, and is read from
@@ -28,6 +31,27 @@ static int open_bytes(const ChildFd *fd) {
     return status;
   }
   return file;
+}
+
+// A socket that listens at a path which must not exist, for this user alone.
+// Returns the descriptor or a negated errno.
+static int open_listener(const ChildFd *fd) {
+  enum { BACKLOG = 16, OWNER_ONLY = 0600 };
+
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  if (fd->size >= sizeof(address.sun_path)) return -ENAMETOOLONG;
+  memcpy(address.sun_path, fd->data, fd->size);
+  int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (listener < 0) return -errno;
+  // The path takes its mode from the socket, so that it never has another.
+  bool bound =
+      fchmod(listener, OWNER_ONLY) == 0 &&
+      bind(listener, (struct sockaddr *)&address, sizeof(address)) == 0;
+  if (bound && listen(listener, BACKLOG) == 0) return listener;
+  int status = -errno;
+  (void)close(listener);
+  if (bound) (void)unlink(fd->data);
+  return status;
 }
 
 // Opens the two ends of a pipe or a socket pair; ours becomes a Stream.
@@ -69,8 +93,18 @@ int child_fd_open(uv_loop_t *loop, ChildFd *fd, const char *program) {
   case FD_BYTES:
     fd->opened = open_bytes(fd);
     return fd->opened < 0 ? fd->opened : 0;
+  case FD_LISTEN:
+    fd->opened = open_listener(fd);
+    return fd->opened < 0 ? fd->opened : 0;
   case FD_INHERIT:
     break;
   }
   return 0;
+}
+
+void child_fd_close(ChildFd *fd, bool keep) {
+  if (fd->opened < 0) return;
+  (void)close(fd->opened);
+  fd->opened = -1;
+  if (fd->kind == FD_LISTEN && !keep) (void)unlink(fd->data);
 }

@@ -1,6 +1,5 @@
 # Writes the two sources that the build makes up from file names: core_modules.c,
 # the table of bindings, and embedded.S, which carries files into the binary.
-# Both are rewritten only when their text changes.
 
 # write_core_modules(OUTPUT lib_a.c lib_b.c ...)
 function(write_core_modules output)
@@ -23,42 +22,22 @@ const luaL_Reg core_modules[] = {
 ")
 endfunction()
 
-# write_embedded(OUTPUT AGENT lua/sbx/a.lua ...): module names are the paths
-# below lua/. A changed file is embedded anew through OBJECT_DEPENDS.
-function(write_embedded output agent)
-  set(data "")
-  set(table "")
-  set(number 0)
+# write_embedded(OUTPUT AGENT SSH lua/sbx/a.lua docs/b.md ...): names are the paths
+# below lua/, those of modules as `require` says them, or those below the top.
+function(write_embedded output agent ssh)
+  set(list "")
   foreach(file IN LISTS ARGN)
-    file(RELATIVE_PATH name ${CMAKE_CURRENT_SOURCE_DIR}/lua ${file})
-    string(REGEX REPLACE "(/init)?[.]lua$" "" name ${name})
-    string(REPLACE "/" "." name ${name})
-    string(APPEND data
-      ".Lname${number}: .asciz \"${name}\"\n"
-      ".Lfile${number}: .incbin \"${file}\"\n.Lend${number}:\n")
-    string(APPEND table "  .quad .Lname${number}, .Lfile${number}, "
-      ".Lend${number} - .Lfile${number}\n")
-    math(EXPR number "${number} + 1")
+    file(RELATIVE_PATH name ${CMAKE_CURRENT_SOURCE_DIR} ${file})
+    string(REGEX REPLACE "^lua/" "" name ${name})
+    if(name MATCHES "[.]lua$")
+      string(REGEX REPLACE "(/init)?[.]lua$" "" name ${name})
+      string(REPLACE "/" "." name ${name})
+    endif()
+    string(APPEND list "${name}\t${file}\n")
   endforeach()
-  file(CONFIGURE OUTPUT ${output} @ONLY CONTENT
-".section .rodata
-@data@
-.globl embedded_agent
-embedded_agent: .incbin \"@agent@\"
-.Lagent_end:
-
-.balign 8
-.globl embedded_agent_size
-embedded_agent_size: .quad .Lagent_end - embedded_agent
-
-.section .data.rel.ro, \"aw\", %progbits
-.balign 8
-.globl embedded_lua
-embedded_lua:
-@table@  .quad 0, 0, 0
-
-.section .note.GNU-stack, \"\", %progbits
-")
-  set_source_files_properties(${output} PROPERTIES
-    OBJECT_DEPENDS "${agent};${ARGN}")
+  file(CONFIGURE OUTPUT ${output}.list @ONLY CONTENT "@list@")
+  add_custom_command(OUTPUT ${output} VERBATIM
+    COMMAND embed ${output} ${output}.bytecode ${agent} ${ssh}
+      ${output}.list
+    DEPENDS embed ${output}.list ${agent} ${ssh} ${ARGN})
 endfunction()

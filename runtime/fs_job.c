@@ -30,14 +30,22 @@ static void close_job(Wait *wait) {
   (void)uv_cancel((uv_req_t *)&job->work);  // perhaps too late
 }
 
-void *fs_job_new(lua_State *L, size_t size, int (*run)(FsJob *job),
-                 const char *what) {
-  FsJob *job = wait_new(L, size, close_job, what);
+static FsJob *prepare_job(FsJob *job, int (*run)(FsJob *job)) {
   job->work.data = job;
   job->run = run;
   job->result = UV_ECANCELED;  // until it has run
   atomic_init(&job->stop, false);
   return job;
+}
+
+void *fs_job_new(lua_State *L, size_t size, int (*run)(FsJob *job),
+                 const char *what) {
+  return prepare_job(wait_new(L, size, close_job, what), run);
+}
+
+void *fs_job_new_shielded(lua_State *L, size_t size, int (*run)(FsJob *job),
+                          const char *what) {
+  return prepare_job(wait_new_shielded(L, size, close_job, what), run);
 }
 
 int fs_job_yield(lua_State *L, FsJob *job, lua_KFunction end) {

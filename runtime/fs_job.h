@@ -28,6 +28,11 @@ struct FsJob {
 void *fs_job_new(lua_State *L, size_t size, int (*run)(FsJob *job),
                  const char *what);
 
+// The same for what must be done in a cancelled task too, such as closing: a
+// cancel does not end it.
+void *fs_job_new_shielded(lua_State *L, size_t size, int (*run)(FsJob *job),
+                          const char *what);
+
 // Starts the job and suspends; use as `return fs_job_yield(L, job, end)`. What
 // `run` needs of Lua's, such as paths, must be on the stack. A cancelled job is
 // waited for: what it did by then, it did.

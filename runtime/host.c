@@ -36,55 +36,15 @@ static void seal_descriptors(void) {
 
 // ---- finding the library
 
-// Pushes the text of a library module read from the folder `root`; false when
-// there is none.
-static bool push_file(lua_State *L, const char *root, const char *name) {
-  luaL_gsub(L, name, ".", "/");
-  const char *path = lua_tostring(L, -1);
-  static const char *const patterns[] = {"%s/%s.lua", "%s/%s/init.lua"};
-  for (int i = 0; i < 2; i++) {
-    const char *file = lua_pushfstring(L, patterns[i], root, path);
-    FILE *stream = fopen(file, "rb");
-    lua_pop(L, 1);
-    if (!stream) continue;
-    luaL_Buffer buffer;
-    luaL_buffinit(L, &buffer);
-    size_t count;
-    do {
-      count = fread(luaL_prepbuffer(&buffer), 1, LUAL_BUFFERSIZE, stream);
-      luaL_addsize(&buffer, count);
-    } while (count > 0);
-    (void)fclose(stream);
-    luaL_pushresult(&buffer);
-    lua_remove(L, -2);
-    return true;
-  }
-  lua_pop(L, 1);
-  return false;
-}
-
-static bool push_embedded(lua_State *L, const char *name) {
-  for (const EmbeddedFile *file = embedded_lua; file->name; file++) {
-    if (strcmp(file->name, name) != 0) continue;
-    lua_pushlstring(L, (const char *)file->bytes, file->size);
-    return true;
-  }
-  return false;
-}
-
 // find(name) -> loader, chunk name; or nil. The library's chunks are called
 // "@sbx/...", wherever they come from, so that reports can tell them apart.
 static int f_find(lua_State *L) {
   const char *name = luaL_checkstring(L, 1);
-  const char *root = getenv("SBXLUA_LUA");
-  bool found = root && root[0] && push_file(L, root, name);
-  if (!found && !push_embedded(L, name)) return 0;
-  size_t size;
-  const char *text = lua_tolstring(L, -1, &size);
   luaL_gsub(L, name, ".", "/");
   const char *chunk = lua_pushfstring(L, "@%s.lua", lua_tostring(L, -1));
-  if (luaL_loadbufferx(L, text, size, chunk, "t") != LUA_OK)
-    return lua_error(L);
+  bool found;
+  if (embedded_load(L, name, chunk, &found) != LUA_OK) return lua_error(L);
+  if (!found) return 0;
   lua_pushstring(L, chunk);
   return 2;
 }
@@ -226,7 +186,10 @@ static int run_state(Host *host, lua_State *L) {
 // The exit status of a run whose output may have been lost.
 static int check_output(Host *host, int status) {
   int problem = host->slow_files.output_error;
-  if (problem == 0 && (fflush(stdout) != 0 || ferror(stdout))) problem = -errno;
+  if (problem == 0) problem = -host->output_error;  // why, while it was known
+  errno = 0;
+  if (problem == 0 && (fflush(stdout) != 0 || ferror(stdout)))
+    problem = errno != 0 ? -errno : UV_EIO;
   // A run that failed has told why; mostly it was this.
   if (problem == 0 || status != 0) return status;
   // The reader is gone: end as quietly as a program that SIGPIPE stopped.

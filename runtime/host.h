@@ -46,6 +46,8 @@ typedef struct Host {
   volatile sig_atomic_t first_signal;  // the first one of this run, or 0
   volatile sig_atomic_t interrupts;    // how many SIGINT came
   volatile sig_atomic_t wants_tree;    // a SIGQUIT has yet to be answered
+  volatile sig_atomic_t keeps_on;      // SIGINT is an "interrupt" event:
+  volatile sig_atomic_t wants_break;   // one that has yet to be told
   char abandoned[1024];                // what a second Ctrl-C leaves behind
 } Host;
 

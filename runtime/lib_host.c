@@ -53,6 +53,32 @@ static int f_agent(lua_State *L) {
   return 1;
 }
 
+// ssh() -> the bytes of the program that speaks SSH; "" where there is none
+static int f_ssh(lua_State *L) {
+  lua_pushlstring(L, (const char *)embedded_ssh, embedded_ssh_size);
+  return 1;
+}
+
+// file(name) -> the bytes of a file of the library, "sbx/a/b.css", of a page,
+// "docs/http.md", or the source of a module, "sbx.http"; or nil. From the
+// folder SBXLUA_LUA where that is set.
+static int f_file(lua_State *L) {
+  return embedded_push(L, luaL_checkstring(L, 1)) ? 1 : 0;
+}
+
+// files(prefix) -> the names of all files in the binary that begin so, sorted
+static int f_files(lua_State *L) {
+  const char *prefix = luaL_checkstring(L, 1);
+  lua_newtable(L);
+  lua_Integer count = 0;
+  for (size_t i = 0; i < embedded_count; i++) {
+    if (strncmp(embedded_files[i].name, prefix, strlen(prefix)) != 0) continue;
+    lua_pushstring(L, embedded_files[i].name);
+    lua_rawseti(L, -2, ++count);
+  }
+  return 1;
+}
+
 // set_abandoned(text): what a second Ctrl-C says was left behind; "" for
 // nothing
 static int f_set_abandoned(lua_State *L) {
@@ -122,6 +148,9 @@ static const luaL_Reg functions[] = {
     {"isatty",        f_isatty       },
     {"columns",       f_columns      },
     {"agent",         f_agent        },
+    {"ssh",           f_ssh          },
+    {"file",          f_file         },
+    {"files",         f_files        },
     {"set_abandoned", f_set_abandoned},
     {"observe",       f_observe      },
     {"signal",        f_signal       },

@@ -109,7 +109,7 @@ static int start(uv_loop_t *loop, Process *process, Spawn *spawn) {
     }
   }
   for (int i = 0; i < spawn->count; i++) {
-    if (spawn->fds[i].opened >= 0) (void)close(spawn->fds[i].opened);
+    child_fd_close(&spawn->fds[i], status == 0);
   }
   return status;
 }
@@ -155,8 +155,8 @@ static char **check_vector(lua_State *L, const char *name) {
 // Reads the entry of `stdio` at the top of the stack. `fds` is the index of the
 // table that collects the streams.
 static void check_fd(lua_State *L, Spawn *spawn, int fds) {
-  static const char *const kinds[] = {"pipe",    "socket", "null",
-                                      "inherit", "bytes",  NULL};
+  static const char *const kinds[] = {"pipe",  "socket", "null", "inherit",
+                                      "bytes", "listen", NULL};
   int entry = lua_gettop(L);
   if (!lua_istable(L, entry)) luaL_error(L, "stdio: expected tables");
   if (spawn->count == MAX_FDS) luaL_error(L, "stdio: too many entries");
@@ -183,6 +183,13 @@ static void check_fd(lua_State *L, Spawn *spawn, int fds) {
     lua_getfield(L, entry, "data");
     if (lua_type(L, -1) != LUA_TSTRING) luaL_error(L, "stdio: data missing");
     fd->data = lua_tolstring(L, -1, &fd->size);
+  }
+  if (fd->kind == FD_LISTEN) {
+    lua_getfield(L, entry, "path");
+    if (lua_type(L, -1) != LUA_TSTRING) luaL_error(L, "stdio: path missing");
+    fd->data = lua_tolstring(L, -1, &fd->size);
+    if (fd->size == 0 || strlen(fd->data) != fd->size)
+      luaL_error(L, "stdio: path is empty or contains a zero byte");
   }
   if (fd->kind == FD_PIPE || fd->kind == FD_SOCKET) {
     fd->slot = stream_push(L);

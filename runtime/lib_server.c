@@ -13,6 +13,7 @@
 
 static const lua_Integer DEFAULT_HEADER = 32768;
 static const lua_Integer DEFAULT_CONNECTIONS = 4096;
+static const double DEFAULT_HEAD_SECONDS = 30;
 
 static Server **check_listener(lua_State *L) {
   return luaL_checkudata(L, 1, LISTENER_TYPE);
@@ -84,8 +85,15 @@ static int f_listener_index(lua_State *L) {
 }
 
 static void check_field_names(lua_State *L) {
-  static const char *const known[] = {"host", "port", "max_header",
-                                      "max_connections", NULL};
+  static const char *const known[] = {"host",
+                                      "port",
+                                      "max_header",
+                                      "max_connections",
+                                      "max_per_peer",
+                                      "head_timeout",
+                                      "tls_cert",
+                                      "tls_key",
+                                      NULL};
   for (lua_pushnil(L); lua_next(L, 1) != 0; lua_pop(L, 1)) {
     const char *name =
         lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?";
@@ -106,10 +114,32 @@ static lua_Integer check_range(lua_State *L, const char *name,
   return value;
 }
 
-// listen{host=, port=, max_header=, max_connections=}: a Listener on the
+static uint64_t head_ms(lua_State *L) {
+  double seconds = field_number(L, 1, "head_timeout", DEFAULT_HEAD_SECONDS);
+  if (!(seconds >= 0.001 && seconds <= 3600)) {
+    luaL_error(L, "head_timeout: expected 0.001 to 3600 seconds");
+  }
+  return (uint64_t)(seconds * 1000);
+}
+
+static int raise_not_listening(lua_State *L, int status,
+                               const ServerOptions *options) {
+  if (status == UV_EPROTO) {
+    return raise_kind(L, "tls", "EPROTO",
+                      "listen on %s port %d: the TLS certificate and key "
+                      "cannot be used: expected PEM, the key without a "
+                      "passphrase and belonging to the first certificate",
+                      options->host, options->port);
+  }
+  return raise_error(L, status, "listen on %s port %d", options->host,
+                     options->port);
+}
+
+// listen{host=, port=, max_header=, max_connections=, …}: a Listener on the
 // numeric address `host` ("localhost" is 127.0.0.1) and `port` (0 finds a free
 // one; the Listener's `port` tells). `max_header` bytes bound what a request
-// may spend on its first line and headers. Raises EADDRINUSE and the like.
+// may spend on its first line and headers, `head_timeout` the seconds.
+// `tls_cert` and `tls_key` are PEM texts. Raises EADDRINUSE and the like.
 static int f_listen(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   check_field_names(L);
@@ -120,14 +150,20 @@ static int f_listen(lua_State *L) {
           (size_t)check_range(L, "max_header", DEFAULT_HEADER, 1024, 1 << 20),
       .max_connections = (unsigned)check_range(L, "max_connections",
                                                DEFAULT_CONNECTIONS, 1, 1 << 20),
+      .max_per_peer = (unsigned)check_range(L, "max_per_peer", 0, 0, 1 << 20),
+      .head_ms = head_ms(L),
+      .tls_cert = field_string(L, 1, "tls_cert", NULL),
+      .tls_key = field_string(L, 1, "tls_key", NULL),
   };
+  if ((options.tls_cert == NULL) != (options.tls_key == NULL)) {
+    return luaL_error(L, "tls_cert and tls_key go together");
+  }
   Server **slot = lua_newuserdatauv(L, sizeof(Server *), 0);
   *slot = NULL;
   luaL_setmetatable(L, LISTENER_TYPE);
   int status = server_open(slot, &reactor_of(L)->loop, &options);
   if (status == 0) return 1;
-  return raise_error(L, status, "listen on %s port %d", options.host,
-                     options.port);
+  return raise_not_listening(L, status, &options);
 }
 
 static const luaL_Reg listener_methods[] = {

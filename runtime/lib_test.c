@@ -24,9 +24,11 @@
 
 // ---- the clock
 
-// set_virtual(on): see timer.h
+// set_virtual(on, wall?): see timer.h; `wall` is what the wall clock begins at
 static int f_set_virtual(lua_State *L) {
-  timer_heap_set_virtual(&reactor_of(L)->schedule, lua_toboolean(L, 1));
+  TimerHeap *schedule = &reactor_of(L)->schedule;
+  timer_heap_set_virtual(schedule, lua_toboolean(L, 1));
+  schedule->wall_from = luaL_optnumber(L, 2, schedule->wall_from);
   return 0;
 }
 

@@ -19,6 +19,7 @@ struct TransferPool;
 struct Screen;
 struct SlowFiles;
 struct Watchdog;
+struct Trace;
 
 typedef struct Reactor {
   uv_loop_t loop;
@@ -31,6 +32,7 @@ typedef struct Reactor {
   struct Watchdog *watchdog;     // of steps that take long, or NULL
 
   struct Screen *screen;  // made for its first owner, else NULL
+  struct Trace *trace;    // see trace.h; NULL while none is written
 
   // tasks: see task.c
   struct Task *ready_first, *ready_last;  // see ready.c

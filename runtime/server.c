@@ -13,6 +13,11 @@ static const unsigned IDLE_SECONDS = 120;  // of a connection nobody works on
 static const size_t WORK_MEMORY = 65536;   // of a connection, past its headers
 static const int FLUSH_TURNS = 64;         // at close, for answers given
 static const int BACKLOG = 1024;
+static const uint64_t HEAD_LOOK_MS = 1000;  // between looks at the heads
+static const uint64_t REST_HEADS = 4;  // a body's rest may take so many times
+// Not what is broken; the library's defaults for the rest.
+static const char TLS_PRIORITIES[] =
+    "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:%SERVER_PRECEDENCE";
 
 static void on_handle_closed(uv_handle_t *handle) {
   Server *server = handle->data;
@@ -76,6 +81,7 @@ static void watch_peer(Connection *connection) {
   const union MHD_ConnectionInfo *info = MHD_get_connection_info(
       connection->socket, MHD_CONNECTION_INFO_CONNECTION_FD);
   if (info == NULL) return;
+  connection->fd = info->connect_fd;
   uv_poll_t *poll = &connection->poll;
   poll->data = connection;
   // Without the watch the peer is missed later, when its time is over.
@@ -83,6 +89,62 @@ static void watch_peer(Connection *connection) {
   if (status != 0) return;
   connection->watching = true;
   (void)uv_poll_start(poll, UV_DISCONNECT, on_peer_closed);
+}
+
+static void start_looking(Server *server);
+
+// The idle time of the library begins anew with every byte; a head that comes
+// byte by byte would hold its connection for ever.
+static void on_look(uv_timer_t *timer) {
+  Server *server = timer->data;
+  uint64_t now = uv_now(server->loop);
+  for (Connection *c = server->connections; c != NULL; c = c->next) {
+    if (c->head_by == 0 || c->head_by > now) continue;
+    c->head_by = 0;
+    // The library sees the end, and cleans up.
+    if (c->fd >= 0) (void)shutdown(c->fd, SHUT_RDWR);
+  }
+  if (server->connections != NULL) start_looking(server);
+}
+
+static void start_looking(Server *server) {
+  uint64_t pause = server->head_ms / 2 + 1;
+  if (pause > HEAD_LOOK_MS) pause = HEAD_LOOK_MS;
+  if (uv_is_active((uv_handle_t *)&server->heads)) return;
+  (void)uv_timer_start(&server->heads, on_look, pause, 0);
+}
+
+void server_head_came(Connection *connection) {
+  connection->head_by = 0;
+}
+
+// Between two requests a connection may be idle first.
+void server_head_due(Connection *connection) {
+  Server *server = connection->server;
+  connection->head_by =
+      uv_now(server->loop) + IDLE_SECONDS * UINT64_C(1000) + server->head_ms;
+}
+
+void server_rest_due(Connection *connection) {
+  Server *server = connection->server;
+  connection->head_by = uv_now(server->loop) + REST_HEADS * server->head_ms;
+}
+
+static void link_connection(Server *server, Connection *connection) {
+  connection->next = server->connections;
+  if (server->connections != NULL) server->connections->previous = connection;
+  server->connections = connection;
+  start_looking(server);
+}
+
+static void unlink_connection(Server *server, Connection *connection) {
+  if (connection->next != NULL)
+    connection->next->previous = connection->previous;
+  if (connection->previous != NULL)
+    connection->previous->next = connection->next;
+  else
+    server->connections = connection->next;
+  if (server->connections == NULL) (void)uv_timer_stop(&server->heads);
 }
 
 // A connection begins or ends; its socket is still open in both cases.
@@ -96,13 +158,17 @@ static void on_connection(void *cls, struct MHD_Connection *socket,
     if (connection == NULL) return;
     connection->server = server;
     connection->socket = socket;
+    connection->fd = -1;
+    connection->head_by = uv_now(server->loop) + server->head_ms;
     watch_peer(connection);
+    link_connection(server, connection);
     return;
   }
   server->freed = true;
   Connection *connection = *context;
   *context = NULL;
   if (connection == NULL) return;
+  unlink_connection(server, connection);
   if (connection->watching) {
     uv_close((uv_handle_t *)&connection->poll, on_connection_closed);
   } else {
@@ -194,11 +260,24 @@ static int open_socket(const ServerOptions *options) {
 }
 
 static struct MHD_Daemon *start_daemon(Server *server, int fd,
-                                       unsigned max_connections) {
+                                       const ServerOptions *options) {
+  unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME;
+  struct MHD_OptionItem tls[] = {
+      {MHD_OPTION_HTTPS_MEM_CERT,   0, (void *)(uintptr_t)options->tls_cert},
+      {MHD_OPTION_HTTPS_MEM_KEY,    0, (void *)(uintptr_t)options->tls_key },
+      {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)(uintptr_t)TLS_PRIORITIES   },
+      {MHD_OPTION_END,              0, NULL                                },
+  };
+  struct MHD_OptionItem *more = &tls[3];
+  if (options->tls_cert != NULL) {
+    flags |= MHD_USE_TLS;
+    more = tls;
+  }
   return MHD_start_daemon(
-      MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, on_request,
-      server, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
-      max_connections, MHD_OPTION_CONNECTION_TIMEOUT, IDLE_SECONDS,
+      flags, 0, NULL, NULL, on_request, server, MHD_OPTION_LISTEN_SOCKET, fd,
+      MHD_OPTION_ARRAY, more, MHD_OPTION_CONNECTION_LIMIT,
+      options->max_connections, MHD_OPTION_PER_IP_CONNECTION_LIMIT,
+      options->max_per_peer, MHD_OPTION_CONNECTION_TIMEOUT, IDLE_SECONDS,
       MHD_OPTION_CONNECTION_MEMORY_LIMIT, server->max_header + WORK_MEMORY,
       MHD_OPTION_URI_LOG_CALLBACK, on_request_line, server,
       MHD_OPTION_NOTIFY_COMPLETED, on_request_over, server,
@@ -228,17 +307,22 @@ int server_open(Server **out, uv_loop_t *loop, const ServerOptions *options) {
   }
   server->loop = loop;
   server->max_header = options->max_header;
+  server->head_ms = options->head_ms;
   server->port = bound_port(fd);
-  server->daemon = start_daemon(server, fd, options->max_connections);
+  // Before the daemon, which may tell of connections.
+  (void)uv_timer_init(loop, &server->heads);  // always succeeds
+  server->heads.data = server;
+  server->daemon = start_daemon(server, fd, options);
   if (server->daemon == NULL) {
-    free(server);
+    server->handles = 1;
+    uv_close((uv_handle_t *)&server->heads, on_handle_closed);
     (void)close(fd);  // the daemon took it only if it started
-    return UV_ENOMEM;
+    return options->tls_cert != NULL ? UV_EPROTO : UV_ENOMEM;
   }
   (void)uv_timer_init(loop, &server->timer);  // always succeeds
   (void)uv_idle_init(loop, &server->soon);    // the same
   server->timer.data = server->soon.data = server;
-  server->handles = 2;
+  server->handles = 3;
   int status = watch_daemon(server);
   if (status != 0) {
     server_close(server);
@@ -266,9 +350,10 @@ void server_close(Server *server) {
   for (int i = 0; i < FLUSH_TURNS && owes_answers(server); i++) {
     (void)MHD_run(server->daemon);
   }
-  if (server->handles == 3) {
+  if (server->handles == 4) {
     uv_close((uv_handle_t *)&server->poll, on_handle_closed);
   }
+  uv_close((uv_handle_t *)&server->heads, on_handle_closed);
   uv_close((uv_handle_t *)&server->timer, on_handle_closed);
   uv_close((uv_handle_t *)&server->soon, on_handle_closed);
   MHD_stop_daemon(server->daemon);

@@ -17,11 +17,14 @@ typedef struct Server {
   uv_poll_t poll;    // of the daemon's epoll descriptor
   uv_timer_t timer;  // the daemon's next deadline
   uv_idle_t soon;    // active while the daemon has work at once
-  unsigned handles;  // of the three above, open or closing
+  uv_timer_t heads;  // looks for heads that take too long
+  unsigned handles;  // of the four above, open or closing
   uv_loop_t *loop;
   struct MHD_Daemon *daemon;
-  size_t max_header;  // bytes
-  int port;           // the one in use
+  size_t max_header;               // bytes
+  uint64_t head_ms;                // for a head in all
+  struct Connection *connections;  // all of them
+  int port;                        // the one in use
   bool closing;
   bool freed;             // a connection ended in this turn
   Request *live;          // all that libmicrohttpd holds
@@ -34,8 +37,11 @@ typedef struct Server {
 typedef struct Connection {
   uv_poll_t poll;  // sees the peer go
   Server *server;
+  struct Connection *next, *previous;  // among the server's
   struct MHD_Connection *socket;
   Request *request;  // the one being served, else NULL
+  int fd;            // of its socket, or -1
+  uint64_t head_by;  // loop time by which a head must be here; 0: none is due
   bool watching;     // `poll` is open
   bool peer_closed;  // it will send no more
 } Connection;
@@ -45,10 +51,15 @@ typedef struct ServerOptions {
   int port;                  // 0: any free one
   size_t max_header;         // bytes of a request's line and headers
   unsigned max_connections;  // more wait in the kernel's queue
+  unsigned max_per_peer;     // of them from one address; 0: no limit of its own
+  uint64_t head_ms;          // for a request's line and headers in all
+  const char *tls_cert;      // PEM text, or NULL for plain HTTP
+  const char *tls_key;       // the same; not encrypted
 } ServerOptions;
 
 // Binds, listens and starts. Returns 0 or a libuv error; UV_EINVAL when the
-// host is not an address.
+// host is not an address, UV_EPROTO when TLS cannot be had with this
+// certificate and key.
 int server_open(Server **out, uv_loop_t *loop, const ServerOptions *options);
 
 // Closes the socket and every connection at once, after sending what can be
@@ -63,6 +74,13 @@ Request *server_next(Server *server);
 // For server_request.c: runs the daemon in the next turn of the loop. Without a
 // thread of its own it does not notice by itself that a connection was resumed.
 void server_schedule(Server *server);
+
+// For server_request.c: the head of the connection's request has come in, or
+// the rest of its body; its answer is over and another one may follow; it was
+// answered before the whole body came, of which the rest may take a while.
+void server_head_came(Connection *connection);
+void server_head_due(Connection *connection);
+void server_rest_due(Connection *connection);
 
 // For server_request.c: takes a new request into the queue.
 void server_enqueue(Server *server, Request *request);

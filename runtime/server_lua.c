@@ -22,6 +22,13 @@ typedef struct RequestWait {
   Request *request;
 } RequestWait;
 
+// What the userdata holds. The account stays when the handler has let go.
+typedef struct Slot {
+  Request *request;  // first, so that a Slot * is a Request **
+  unsigned status;
+  uint64_t received, sent;
+} Slot;
+
 static Request **check_slot(lua_State *L) {
   return luaL_checkudata(L, 1, REQUEST_TYPE);
 }
@@ -118,9 +125,10 @@ static void push_facts(lua_State *L, const Request *request) {
 }
 
 void server_request_push(lua_State *L, Server *server) {
-  Request **slot = lua_newuserdatauv(L, sizeof(Request *), 2);
-  *slot = NULL;
+  Slot *account = lua_newuserdatauv(L, sizeof(*account), 2);
+  *account = (Slot){0};
   luaL_setmetatable(L, REQUEST_TYPE);
+  Request **slot = &account->request;
   *slot = server_next(server);
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 2);
@@ -354,6 +362,18 @@ static int f_start(lua_State *L) {
   return 0;
 }
 
+// cut(bytes?): in place of an answer, sends these bytes as they are and breaks
+// the connection off. Does not wait.
+static int f_cut(lua_State *L) {
+  Request *request = check_request(L, "cut");
+  size_t size;
+  const char *bytes = luaL_optlstring(L, 2, "", &size);
+  if (request->answered)
+    return luaL_error(L, "the request is answered already");
+  request_cut(request, bytes, size);
+  return 0;
+}
+
 static void close_write(Wait *wait) {
   Request *request = ((RequestWait *)wait)->request;
   request->writer = NULL;
@@ -416,16 +436,39 @@ static int f_finish(lua_State *L) {
   return 0;
 }
 
+static void keep_account(Slot *slot) {
+  const Request *request = slot->request;
+  if (request == NULL) return;
+  slot->status = request->answered ? request->status : 0;
+  slot->received = request->received;
+  slot->sent = request->sent;
+}
+
 // Serves close, __close and __gc: without an answer the client gets a 500.
 static int gc_request(lua_State *L) {
   Request **slot = check_slot(L);
   Request *request = *slot;
+  keep_account((Slot *)slot);
   *slot = NULL;
   if (request == NULL) return 0;
   if (request->reader != NULL) (void)wait_settle(request->reader, UV_EBADF);
   if (request->writer != NULL) (void)wait_settle(request->writer, UV_EBADF);
   request_release(request);
   return 0;
+}
+
+// account() -> the status that was answered, or nil; the bytes of the body that
+// came in, and those given for the answer's body. Also when it is closed.
+static int f_account(lua_State *L) {
+  Slot *slot = (Slot *)check_slot(L);
+  keep_account(slot);
+  if (slot->status == 0)
+    lua_pushnil(L);
+  else
+    lua_pushinteger(L, slot->status);
+  lua_pushinteger(L, (lua_Integer)slot->received);
+  lua_pushinteger(L, (lua_Integer)slot->sent);
+  return 3;
 }
 
 // Upvalue 1 is the table of methods.
@@ -452,7 +495,9 @@ static const luaL_Reg methods[] = {
     {"start",    f_start   },
     {"write",    f_write   },
     {"finish",   f_finish  },
+    {"cut",      f_cut     },
     {"close",    gc_request},
+    {"account",  f_account },
     {NULL,       NULL      },
 };
 

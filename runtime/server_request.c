@@ -235,6 +235,7 @@ static bool is_huge(const Request *request) {
 
 static enum MHD_Result first_call(Server *server, Request *request,
                                   const char *method, const char *version) {
+  server_head_came(request->connection);
   unsigned refusal = read_head(server, request, method, version);
   if (refusal != 0) return refuse(request, refusal);
   bool hold = request->expects_continue && request->length > 0;
@@ -271,12 +272,14 @@ static enum MHD_Result receive(Request *request, const char *data,
                                size_t *size) {
   if (request->answered) {
     request->discarded += *size;
+    request->received += *size;
     *size = 0;
     return request->discarded > DISCARD_LIMIT ? MHD_NO : MHD_YES;
   }
   ssize_t taken = upload_feed(&request->body, data, *size);
   if (taken < 0) return MHD_NO;
   *size -= (size_t)taken;
+  request->received += (uint64_t)taken;
   if (upload_full(&request->body)) suspend(request);
   wake_reader(request);
   return MHD_YES;
@@ -284,6 +287,7 @@ static enum MHD_Result receive(Request *request, const char *data,
 
 static void end_body(Server *server, Request *request) {
   request->stage = READY;
+  server_head_came(request->connection);
   request->gone = request->connection->peer_closed;
   upload_end_form(&request->body);
   request->body.ended = true;
@@ -324,6 +328,7 @@ void on_request_over(void *cls, struct MHD_Connection *socket, void **context,
   if (!complete) request->gone = request->broken = true;
   request->stage = OVER;
   request->connection->request = NULL;
+  server_head_due(request->connection);
   request->connection = NULL;
   request->socket = NULL;
   unlink_request(cls, request);
@@ -367,6 +372,8 @@ int request_begin(Request *request, unsigned status, const char *bytes,
                   size_t size) {
   if (!status_has_body(status)) size = 0;
   request->streamed = false;
+  bool head = request->method != NULL && strcmp(request->method, "HEAD") == 0;
+  request->sent = head ? 0 : size;
   // The library takes a plain pointer even where it only copies.
   return begin(request, status,
                MHD_create_response_from_buffer(size, (void *)(uintptr_t)bytes,
@@ -396,6 +403,7 @@ static ssize_t on_stream(void *cls, uint64_t position, char *out, size_t max) {
 int request_begin_stream(Request *request, unsigned status, uint64_t length) {
   request->streamed = true;
   request->promised = length;
+  request->sent = 0;
   request->bodiless =
       !status_has_body(status) || strcmp(request->method, "HEAD") == 0;
   uint64_t size = length == UINT64_MAX ? MHD_SIZE_UNKNOWN : length;
@@ -413,8 +421,24 @@ int request_add_header(Request *request, const char *name, const char *value) {
 
 void request_send(Request *request) {
   request->answered = true;
+  if (request->stage == BODY) server_rest_due(request->connection);
   upload_drop_pieces(&request->body);
   request_resume(request);
+}
+
+void request_cut(Request *request, const char *bytes, size_t size) {
+  if (request->stage == OVER) return;
+  const union MHD_ConnectionInfo *info = MHD_get_connection_info(
+      request->socket, MHD_CONNECTION_INFO_CONNECTION_FD);
+  bool plain = MHD_get_connection_info(
+                   request->socket, MHD_CONNECTION_INFO_GNUTLS_SESSION) == NULL;
+  if (info != NULL) {
+    // What the peer does not get of it is as lost as the rest.
+    if (plain) (void)send(info->connect_fd, bytes, size, MSG_NOSIGNAL);
+    (void)shutdown(info->connect_fd, SHUT_RDWR);
+  }
+  // Nobody hears this answer; libmicrohttpd finds the connection broken.
+  if (request_begin(request, 500, "", 0) == 0) request_send(request);
 }
 
 void request_feed(Request *request, const char *bytes, size_t size) {
@@ -423,6 +447,7 @@ void request_feed(Request *request, const char *bytes, size_t size) {
     (void)wait_settle(request->writer, 0);
     return;
   }
+  request->sent += size;
   request->feed = bytes;
   request->feed_left = size;
   request_resume(request);

@@ -51,6 +51,7 @@ struct Request {
   bool read_claimed;   // a task is in `read`
   Wait *reader;        // its wait while it is suspended, else NULL
   uint64_t discarded;  // bytes nobody wanted
+  uint64_t received;   // of the body, those among them
 
   struct MHD_Response *response;  // until libmicrohttpd has it
   unsigned status;
@@ -61,6 +62,7 @@ struct Request {
   bool broken;        // the stream cannot be completed: cut it
   uint64_t promised;  // bytes of the stream; UINT64_MAX if unknown
   uint64_t written;   // of them, until now
+  uint64_t sent;      // bytes given for the answer's body
   const char *feed;   // lent by the writer while it waits
   size_t feed_left;
   bool write_claimed;
@@ -105,6 +107,10 @@ int request_add_header(Request *request, const char *name, const char *value);
 // Gives the begun answer away. What is left of the body is thrown away. Does
 // nothing more when the connection is over.
 void request_send(Request *request);
+
+// Breaks the connection off in place of an answer, after as many of these
+// bytes, as they are, as it takes at once; none of them where it is encrypted.
+void request_cut(Request *request, const char *bytes, size_t size);
 
 // Lends `size` bytes to the stream; `request->writer`, set by the caller, is
 // settled once they are taken. request_unfeed takes the rest back, after which

@@ -1,7 +1,8 @@
 // Ctrl-C and friends. The first asks the script to end: its root scope is
 // cancelled and finalizers run. The second SIGINT ends the process at once.
 // SIGQUIT shows what the tasks are doing. What a script listens to goes to the
-// script instead.
+// script instead. A program that keeps on, such as a prompt, is told of each
+// SIGINT and ends what it likes.
 //
 // A signal handler needs to find its host: the one mutable global.
 
@@ -16,6 +17,8 @@
 #include "host.h"
 #include "luax.h"
 #include "task.h"
+#include "terminal.h"
+#include "trace.h"
 #include "watchdog.h"
 
 static Host *volatile signalled;
@@ -49,6 +52,8 @@ static bool ends_script(int number) {
 }
 
 static void stop_at_once(Host *host, int number) {
+  terminal_restore();
+  trace_abandon(&host->reactor);
   static const char text[] = "\nsbxlua: stopped at once";
   (void)!write(STDERR_FILENO, text, sizeof(text) - 1);
   (void)!write(STDERR_FILENO, host->abandoned, strlen(host->abandoned));
@@ -61,16 +66,19 @@ static void stop_at_once(Host *host, int number) {
   (void)raise(number);
 }
 
+// Whether nobody has taken a SIGINT for so long that this one ends the process.
+static bool is_untaken(SignalTable *signals) {
+  struct timespec now;
+  (void)clock_gettime(CLOCK_MONOTONIC, &now);
+  sig_atomic_t second = (sig_atomic_t)now.tv_sec + 1;  // never 0
+  if (signals->untaken == 0) signals->untaken = second;
+  return second - signals->untaken >= PATIENCE;
+}
+
 // For the listeners. Returns false when the signal is to end the process.
 static bool hand_over(Host *host, int number) {
   SignalTable *signals = &host->signals;
-  if (number == SIGINT) {
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    sig_atomic_t second = (sig_atomic_t)now.tv_sec + 1;  // never 0
-    if (signals->untaken == 0) signals->untaken = second;
-    if (second - signals->untaken >= PATIENCE) return false;
-  }
+  if (number == SIGINT && is_untaken(signals)) return false;
   signals->arrived[number] = 1;
   wake(host);
   return true;
@@ -87,6 +95,13 @@ static void on_signal(int number) {
   bool ending = host->first_signal != 0 && ends_script(number);
   if (host->signals.listeners[number] > 0 && !ending) {
     if (!hand_over(host, number)) stop_at_once(host, number);
+    return;
+  }
+  if (number == SIGINT && host->keeps_on && !ending) {
+    if (is_untaken(&host->signals)) stop_at_once(host, number);
+    host->wants_break = 1;
+    wake(host);
+    interrupt(host->reactor.running, true);
     return;
   }
   if (number == SIGQUIT) {
@@ -117,6 +132,13 @@ void signals_handle(lua_State *L) {
     host->wants_tree = 0;
     lua_pushnil(L);
     host_observe(L, "tree");
+    lua_pop(L, 1);
+  }
+  if (host->wants_break) {
+    host->wants_break = 0;
+    signals_taken(host, SIGINT);
+    lua_pushnil(L);
+    host_observe(L, "interrupt");
     lua_pop(L, 1);
   }
   if (host->first_signal == 0) return;

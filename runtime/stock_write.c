@@ -142,6 +142,16 @@ static void before_stock_write(lua_State *L, int index) {
   if (stream->f == stderr) (void)fflush(stdout);
 }
 
+// Stock Lua's own way with the output. Why something of stdout was lost is
+// known only here: the results are then nil, a text and errno.
+static int call_stock_output(lua_State *L) {
+  bool was_sound = !ferror(stdout);
+  int count = call_stock(L);
+  if (was_sound && ferror(stdout) && count == 3)
+    host_of(L)->output_error = (int)lua_tointeger(L, -1);
+  return count;
+}
+
 // io.write(...)
 int f_io_write(lua_State *L) {
   int last = lua_gettop(L);
@@ -150,7 +160,7 @@ int f_io_write(lua_State *L) {
   lua_getfield(L, LUA_REGISTRYINDEX, DEFAULT_OUTPUT);
   before_stock_write(L, -1);
   lua_pop(L, 1);
-  return call_stock(L);
+  return call_stock_output(L);
 }
 
 // file:write(...)
@@ -158,7 +168,7 @@ int f_file_write(lua_State *L) {
   const FileHandle *handle = slow_handle(L, 1);
   if (!handle) {
     before_stock_write(L, 1);
-    return call_stock(L);
+    return call_stock_output(L);
   }
   int last = lua_gettop(L);
   lua_pushvalue(L, 1);
@@ -181,13 +191,13 @@ static int flush_handle(lua_State *L, const FileHandle *handle) {
 // io.flush()
 int f_io_flush(lua_State *L) {
   const FileHandle *handle = push_default_handle(L, DEFAULT_OUTPUT);
-  return handle ? flush_handle(L, handle) : call_stock(L);
+  return handle ? flush_handle(L, handle) : call_stock_output(L);
 }
 
 // file:flush()
 int f_file_flush(lua_State *L) {
   const FileHandle *handle = slow_handle(L, 1);
-  if (!handle) return call_stock(L);
+  if (!handle) return call_stock_output(L);
   lua_settop(L, 1);
   return flush_handle(L, handle);
 }

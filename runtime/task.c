@@ -10,6 +10,7 @@
 #include "luax.h"
 #include "ready.h"
 #include "screen.h"
+#include "trace.h"
 #include "watchdog.h"
 
 // A loop turn runs at most this much before the loop is polled again.
@@ -299,6 +300,7 @@ Task *task_spawn(lua_State *L, Scope *parent, int arguments, bool protect,
   if (task->live_next) task->live_next->live_previous = task;
   reactor->live_first = task;
   reactor->live_tasks++;
+  if (reactor->trace) trace_task_begins(reactor, task);
   task_ready(task);
   return task;
 }
@@ -345,6 +347,7 @@ static void resume_task(lua_State *L, Reactor *reactor, Task *task) {
     end_task(L, task);
   }
   task->co = NULL;
+  if (reactor->trace) trace_task_ends(L, reactor, task);
   unlink_live(reactor, task);
   lua_pushnil(L);
   lua_rawsetp(L, LUA_REGISTRYINDEX, task);

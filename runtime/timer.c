@@ -161,7 +161,10 @@ int timer_start(TimerHeap *heap, Timer *timer, double seconds) {
   }
   if (!(seconds > 0)) seconds = 0;
   if (seconds > MAX_SECONDS) seconds = MAX_SECONDS;
-  timer->at = later(timer_now(heap), (uint64_t)(seconds * 1e9));
+  uint64_t delay = (uint64_t)(seconds * 1e9);
+  // Whoever waits for the rest of a time gets there, however little it is.
+  if (delay == 0 && seconds > 0) delay = 1;
+  timer->at = later(timer_now(heap), delay);
   timer->order = ++heap->started;
   heap->count++;
   sift_up(heap, heap->count - 1, timer);

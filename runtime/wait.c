@@ -8,6 +8,7 @@
 
 #include "luax.h"
 #include "task.h"
+#include "trace.h"
 
 static const char NAMELESS[] = "a C function";
 
@@ -149,6 +150,7 @@ void wait_drop(lua_State *L, Wait *wait) {
 static int resume_wait(lua_State *L, int status, lua_KContext context) {
   Wait *wait = (Wait *)context;
   assert(wait->done);
+  if (wait->task->reactor->trace) trace_wait_ends(wait->task->reactor, wait);
   // Unpinned, it lives on: wait_new left it on this stack.
   wait_drop(L, wait);
   return wait->end(L, status, context);
@@ -158,6 +160,7 @@ int wait_yield(lua_State *L, Wait *wait, lua_KFunction end) {
   Task *task = wait->task;
   wait->end = end;
   task->wait = wait;
+  if (task->reactor->trace) trace_wait_begins(task->reactor, wait);
   if (wait->done) task_ready(task);
   push_wait_sentinel(L);
   return lua_yieldk(L, 1, (lua_KContext)wait, resume_wait);
@@ -167,6 +170,8 @@ bool wait_settle(Wait *wait, int status) {
   if (wait->settled) return false;
   wait->settled = true;
   wait->status = status;
+  Reactor *reactor = wait->task->reactor;
+  if (reactor->trace) trace_wait_settles(reactor, wait);
   wait->close(wait);
   return true;
 }

@@ -16,6 +16,7 @@
 #include <lua.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct Task;
 
@@ -33,6 +34,8 @@ struct Wait {
   bool settled;
   bool done;
   bool shielded;  // a cancel does not settle it
+  // for a trace, else 0: nanoseconds, and the task that ended it
+  uint64_t began, settled_at, settled_by;
 };
 
 // Step "new". Pushes a userdata of `size` bytes, zeroed, whose first member is

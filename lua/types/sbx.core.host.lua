@@ -22,14 +22,29 @@ function host.columns(fd) end
 ---@return string
 function host.agent() end
 
+---The bytes of the program that speaks SSH for the local server; "" where the build had
+---no libssh.
+---@return string
+function host.ssh() end
+
+---The bytes of a file of the library, of a page, or the source of a module; or nil.
+---@param name string  "sbx/a/b.css", "docs/http.md", "sbx.http"
+---@return string|nil
+function host.file(name) end
+
+---The names of all files in the binary that begin with `prefix`, sorted.
+---@param prefix string
+---@return string[]
+function host.files(prefix) end
+
 ---What a second Ctrl-C says was left behind; "" for nothing.
 ---@param text string  at most about 1,000 bytes are kept
 function host.set_abandoned(text) end
 
----Calls `fn(event, value)` for "signal" (its name), "deadlock" (returns the reason),
+---Calls `fn(event, value)` for "signal" (its name), "interrupt" (see sbx.core.terminal), "deadlock" (returns the reason),
 ---"tree" (SIGQUIT) and "slow" (what held the loop). It runs outside every task, or
 ---inside whichever a signal interrupted: it cannot wait.
----@param fn fun(event: "signal"|"deadlock"|"tree"|"slow", value: string|nil): string|nil
+---@param fn fun(event: "signal"|"interrupt"|"deadlock"|"tree"|"slow", value: string|nil): string|nil
 function host.observe(fn) end
 
 ---The number of the first signal of this run, if one came.

@@ -8,8 +8,9 @@ local process = {}
 
 ---@class sbx.core.process.Fd
 ---@field fd integer     its number in the child, 0 to 63
----@field kind "pipe"|"socket"|"null"|"inherit"|"bytes"  fd 0 reads its pipe, others write theirs
+---@field kind "pipe"|"socket"|"null"|"inherit"|"bytes"|"listen"  fd 0 reads its pipe, others write theirs
 ---@field from? integer  for "inherit": our descriptor (default: the same number)
+---@field path? string   for "listen": where a Unix socket listens, of mode 0600; at most 107 bytes, must not exist, and stays
 ---@field data? string   for "bytes": what the child reads, from a sealed file in memory
 
 ---@class sbx.core.process.Options

@@ -13,8 +13,13 @@ local server = {}
 ---@field port? integer            0, the default, finds a free one
 ---@field max_header? integer      bytes of a request's line and headers (default 32768)
 ---@field max_connections? integer more wait to be accepted (default 4096)
+---@field max_per_peer? integer    of them from one address, more are cut (default 0: no limit)
+---@field head_timeout? number     seconds for a request's line and headers in all (default 30)
+---@field tls_cert? string         PEM text of the certificate and those above it; default: plain HTTP
+---@field tls_key? string          PEM text of its key, without a passphrase
 
----Binds, listens and begins to take in requests. Raises `io` errors.
+---Binds, listens and begins to take in requests. Raises `io` errors, and
+---`tls` when the certificate and key cannot be used.
 ---@param options sbx.core.ListenOptions
 ---@return sbx.core.Listener
 function server.listen(options) end
@@ -89,6 +94,18 @@ function Request:write(bytes) end
 
 ---Ends the streamed answer.
 function Request:finish() end
+
+---What became of it so far, also once it is closed: the status of the answer, bytes of
+---the request's body that came in, bytes that were given for the answer's.
+---@return integer|nil status
+---@return integer received
+---@return integer sent
+function Request:account() end
+
+---Breaks the connection off in place of an answer, after as many of `bytes` as it takes
+---at once; they are sent as they are, and not at all where the connection is encrypted.
+---@param bytes? string
+function Request:cut(bytes) end
 
 ---Lets go of the request.
 function Request:close() end

@@ -8,7 +8,8 @@ local core = {}
 ---A virtual one stands still while tasks run, passes as usual while something
 ---real is in progress, and jumps to the next timer when nothing else is left.
 ---@param on boolean
-function core.set_virtual(on) end
+---@param wall? number  what the wall clock begins at (default: the present)
+function core.set_virtual(on, wall) end
 
 ---Waits until the virtual clock has gone on by so much, which it does whenever no
 ---task is ready, whatever else is in progress.
