@@ -97,6 +97,7 @@ end
 ---while it waits; then nobody has got the value.
 ---@async
 ---@param value any
+---@param ... nil  a channel takes one value at a time
 function Channel:send(value, ...)
   one_value(select("#", ...), "send")
   core.checkpoint("send")
@@ -108,6 +109,7 @@ end
 ---The same without waiting: false when nobody waits for a value and there is no
 ---room for it. Raises kind `closed` once it is closed.
 ---@param value any
+---@param ... nil  a channel takes one value at a time
 ---@return boolean sent
 function Channel:try_send(value, ...)
   one_value(select("#", ...), "try_send")
@@ -213,6 +215,7 @@ Sending.__select = {
 
 ---For `task.select`: the case that `value` is sent.
 ---@param value any
+---@param ... nil  a channel takes one value at a time
 ---@return table
 function Channel:sending(value, ...)
   one_value(select("#", ...), "sending")

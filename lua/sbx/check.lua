@@ -1,7 +1,5 @@
 -- Checks what callers pass. Misuse raises a plain string that names the culprit.
 
-local nearest = require("sbx.nearest")
-
 local check = {}
 
 -- Stands for "no default" in a table of defaults, where nil cannot.
@@ -43,6 +41,14 @@ function check.is_callable(value)
   return type(meta) == "table" and type(meta.__call) == "function"
 end
 
+-- What was meant, or else all that could have been.
+local function hint(name, defaults)
+  local names = names_of(defaults)
+  local guess = require("sbx.nearest").hint(name, names)
+  if guess ~= "" or #names == 0 then return guess end
+  return "; there are: " .. table.concat(names, ", ")
+end
+
 ---Returns `given` completed by `defaults`, as a new table. A key that has no
 ---default is unknown and raises, so that a misspelt option cannot pass.
 ---@param given table|nil
@@ -61,7 +67,7 @@ function check.options(given, defaults, level)
   for name, value in pairs(given or {}) do
     if type(name) ~= "string" or defaults[name] == nil then
       local text = "unknown option '" .. tostring(name) .. "'"
-      if type(name) == "string" then text = text .. nearest.hint(name, names_of(defaults)) end
+      if type(name) == "string" then text = text .. hint(name, defaults) end
       error(text, script_level(level))
     end
     options[name] = value
@@ -83,9 +89,14 @@ local function checker(type_name, expected)
 end
 
 -- Each takes (value, name, level?) and returns the value.
+
+---@type fun(value: any, name: string, level?: integer): string
 check.string = checker("string", "a string")
+---@type fun(value: any, name: string, level?: integer): boolean
 check.boolean = checker("boolean", "true or false")
+---@type fun(value: any, name: string, level?: integer): table
 check.table = checker("table", "a table")
+---@type fun(value: any, name: string, level?: integer): function
 check.fn = checker("function", "a function")
 
 ---A finite number, perhaps within bounds.

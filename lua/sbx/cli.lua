@@ -54,6 +54,7 @@ local DEFAULT_WIDTH, LEAST_WIDTH, MOST_WIDTH = 80, 40, 100
 ---@field secret? boolean    comes from `env` or from a file (--name-file), never from the command line
 ---@field metavar? string    what stands for its value in the help
 ---@field help? string
+---@field complete? string   what a shell proposes: "sandbox", "context", "file", "folder", "verb"
 ---@field group? string      the heading it stands under
 ---@field hidden? boolean
 
@@ -69,6 +70,7 @@ local DEFAULT_WIDTH, LEAST_WIDTH, MOST_WIDTH = 80, 40, 100
 ---@field raw? boolean       of the last: its words are taken as they are, options or not
 ---@field metavar? string
 ---@field help? string
+---@field complete? string   what a shell proposes
 
 ---Raises a plain error that names the first mistake in `description`.
 ---@param description sbx.cli.Spec

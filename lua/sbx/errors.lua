@@ -93,6 +93,7 @@ end
 ---@async
 ---@generic T
 ---@param fn async fun(...): T
+---@param ... any  for `fn`
 ---@return T|nil, any
 function errors.try(fn, ...)
   local function finish(ok, ...)

@@ -100,7 +100,7 @@ end
 ---@param options? table  `mode`: permission bits of a new file (octal 644)
 function fs.append(path, bytes, options)
   local opts = check.options(options, { mode = 420 })
-  return fs.write(path, bytes, { mode = opts.mode, append = true })
+  fs.write(path, bytes, { mode = opts.mode, append = true })
 end
 
 -- Without it a crash may bring the old name back. A folder that may be changed
@@ -238,8 +238,11 @@ function fs.mkdir(path, options)
   check.string(path, "path")
   local opts = check.options(options, { mode = 493, parents = false })
   local mode = check.integer(opts.mode, "mode", 0, 4095)
-  if opts.parents then return make_parents(path, mode) end
-  core.mkdir(path, mode)
+  if opts.parents then
+    make_parents(path, mode)
+  else
+    core.mkdir(path, mode)
+  end
 end
 
 -- What to remove: the link itself, though a slash follows it. Refuses what has no
@@ -268,8 +271,11 @@ function fs.remove(path, options)
     if core.lstat(path).type == "directory" then return core.rmdir(path) end
     core.unlink(path)
   end
-  if opts.missing_ok then return unless_missing(remove) end
-  remove()
+  if opts.missing_ok then
+    unless_missing(remove)
+  else
+    remove()
+  end
 end
 
 ---Copies a file, a link as the link it is, or with `recursive` a folder with all
@@ -281,7 +287,7 @@ end
 ---  (default: what exists raises EEXIST); `preserve`: the time of change, and the mode
 ---  whatever the umask; `on_error(err, path)`: go on without what failed
 function fs.copy(from, to, options)
-  return copy.copy(from, to, options)
+  copy.copy(from, to, options)
 end
 
 ---Renames within one file system; replaces a file that is there.

@@ -4,6 +4,12 @@ local core = require("sbx.core.http")
 local exchange = require("sbx.http.exchange")
 
 ---@class sbx.http
+---@field get async fun(url: string, options?: sbx.http.Options): sbx.http.Response
+---@field head async fun(url: string, options?: sbx.http.Options): sbx.http.Response
+---@field delete async fun(url: string, options?: sbx.http.Options): sbx.http.Response
+---@field post async fun(url: string, options?: sbx.http.Options): sbx.http.Response
+---@field put async fun(url: string, options?: sbx.http.Options): sbx.http.Response
+---@field patch async fun(url: string, options?: sbx.http.Options): sbx.http.Response
 local http = {}
 
 ---@class sbx.http.Options

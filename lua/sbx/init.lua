@@ -1,7 +1,7 @@
 -- The public modules, loaded when first used: `local sbx = require "sbx"`.
 
 local names = {
-  "channel", "check", "cli", "encoding", "errors", "fs", "hash", "http", "inspect",
+  "bundle", "channel", "check", "cli", "encoding", "errors", "fs", "hash", "http", "inspect",
   "json", "limit", "log", "net", "path", "process", "progress", "reader", "retry",
   "sandbox", "signal", "sync", "task", "test", "time", "url",
 }

@@ -166,7 +166,7 @@ local function is_overload(err)
   return OVERLOADED[err.status] or err:is("timeout") or err:is("rate_limited")
 end
 
----@param options? { start?: integer, min?: integer, max?: integer, decrease?: number, overloaded?: fun(err: any): boolean, name?: string }  places at first (8), at least (1) and at most (256); what a decrease leaves (0.5); which errors mean "too much" (default: status 429 and 503, kind `timeout`)
+---@param options? { start?: integer, min?: integer, max?: integer, decrease?: number, overloaded?: (fun(err: any): boolean), name?: string }  places at first (8), at least (1) and at most (256); what a decrease leaves (0.5); which errors mean "too much" (default: status 429 and 503, kind `timeout`)
 ---@return sbx.limit.Adaptive
 function limit.adaptive(options)
   local opts = check.options(options, {
@@ -240,6 +240,7 @@ Place.__close = Place.release
 ---@async
 ---@generic T
 ---@param fn async fun(...): T
+---@param ... any  for `fn`
 ---@return T
 function Adaptive:run(fn, ...)
   check.fn(fn, "run")

@@ -93,5 +93,6 @@ end)
 
 require("sbx.errors")
 return function(argv)
+  if require("sbx.core.bundle").is_here() then return require("sbx.bundle.start").run(argv) end
   return require("sbx.main")(argv)
 end

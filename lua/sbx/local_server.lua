@@ -84,7 +84,8 @@ function local_server.start(options)
   local opts = check.options(options, { stderr = to_stderr })
   local child = process.spawn({ host.executable(), "serve", "--private" }, {
     stdin = "pipe", stdout = "pipe", stderr = "pipe", session = true,
-    env = { PRIME_API_KEY = false }, -- it makes a key of its own
+    -- It makes a key of its own. A bundled program is to be the server, not the script.
+    env = { PRIME_API_KEY = false, SBXLUA_BUNDLE = "ignore" },
   })
   local messages = { tail = "" }
   local relay = task.daemon(relay_messages, messages, child.stderr, opts.stderr)

@@ -117,6 +117,7 @@ end
 ---@async
 ---@param fields table<string, any>
 ---@param fn async fun(...): ...
+---@param ... any  for `fn`
 ---@return any ...
 function log.with(fields, fn, ...)
   check.table(fields, "fields")

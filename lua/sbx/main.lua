@@ -1,35 +1,8 @@
 -- The command line: what to run, and the end of it.
 
 local core = require("sbx.core.task")
-local errors = require("sbx.errors")
-local host = require("sbx.core.host")
-local nearest = require("sbx.nearest")
 local program = require("sbx.cli.program")
 local stock = require("sbx.stock")
-
-local help = [[
-sbxlua --local fleet.lua        run a script on sandboxes of this machine
-
-usage: sbxlua [options] FILE [arguments]    run a script
-       sbxlua [options] -e CODE             run a piece of Lua
-       sbxlua [options] -                   run what stdin holds
-       sbxlua serve [options]               the sandbox API on this machine
-       sbxlua test [options] [PATH...]      run tests
-       sbxlua gc [--yes]                    delete what killed runs left behind
-       sbxlua version | help
-
-options
-  --local               use sandboxes on this machine: no account, no network
-  --cleanup-timeout S   seconds that finalizers may take once the script has
-                        ended or was interrupted (default 10)
-
-Without --local the API is the one of PRIME_API_BASE_URL, with the key of
-PRIME_API_KEY or of ~/.prime/config.json. What a script created and did not
-mark `keep` is deleted when it ends.
-
-exit status: 0 ok, 1 failure, 2 usage, 4 no or wrong key, 5 not found,
-6 conflict, 7 rate, quota or payment, 8 unreachable, 124 deadline, 128+n signal n
-]]
 
 local function usage(message)
   io.stderr:write("sbxlua: ", message, "\nTry 'sbxlua --help'.\n")
@@ -38,26 +11,65 @@ end
 
 -- ------------------------------------------------------------------ arguments
 
-local options = { "--local", "--help", "--version", "--cleanup-timeout" }
-local verbs = { gc = "sbx.cli.gc", serve = "sbx.cli.serve", test = "sbx.cli.test" }
+local own_options = {
+  "--help", "--version", "--cleanup-timeout", "--trace", "--record", "--replay",
+}
 
-local function verb_names()
-  local names = { "help", "version" }
-  for name in pairs(verbs) do
-    names[#names + 1] = name
+local function hint(word, names)
+  return require("sbx.nearest").hint(word, names)
+end
+
+local function option_names()
+  local globals = require("sbx.cli.globals")
+  local names = table.move(globals.names, 1, #globals.names, 1, {})
+  return table.move(own_options, 1, #own_options, #names + 1, names)
+end
+
+-- Takes a global option at `i`; the index of its last word, or nil when it is none.
+local function global_option(todo, argv, i)
+  if argv[i]:sub(1, 1) ~= "-" or argv[i] == "-e" then return nil end
+  local count, kind = require("sbx.cli.globals").match(argv[i])
+  if not count then return nil end
+  for j = i, i + count - 1 do
+    todo.globals[#todo.globals + 1] = argv[j]
   end
-  table.sort(names)
-  return names
+  if argv[i] == "--local" then todo.is_local = true end
+  if argv[i] == "--no-local" then todo.is_local = false end
+  if kind == "output" then todo.output = todo.output or argv[i] end
+  return i + count - 1
+end
+
+local AROUND = { ["--trace"] = true, ["--record"] = true, ["--replay"] = true }
+
+-- Takes an option that names a file of the whole run at `i`, as global_option does; or a
+-- message.
+local function around_option(todo, argv, i)
+  local name, value = argv[i]:match("^(%-%-%l+)=(.*)$")
+  if not AROUND[name or argv[i]] then return nil end
+  local last = i
+  if not name then
+    name, value, last = argv[i], argv[i + 1], i + 1
+  end
+  if not value or value == "" then return nil, name .. ": the name of a file is missing" end
+  todo.around = todo.around or {}
+  todo.around[name] = value
+  if todo.around["--record"] and todo.around["--replay"] then
+    return nil, "--record and --replay: give one of them"
+  end
+  return last
 end
 
 -- Returns what to do, or nil and a message.
 local function parse(argv)
-  local todo = { arguments = {} }
+  local todo = { arguments = {}, globals = {} }
   local i = 1
   while argv[i] do
     local word = argv[i]
-    if word == "--local" then
-      todo.is_local = true
+    local last, problem = global_option(todo, argv, i), nil
+    if not last then last, problem = around_option(todo, argv, i) end
+    if problem then return nil, problem end
+    if last then
+      i = last
     elseif word == "--help" or word == "-h" then
       return { help = true }
     elseif word == "--version" or word == "-v" then
@@ -73,11 +85,12 @@ local function parse(argv)
       if not argv[i] then return nil, "-e: the code is missing" end
       todo.code = argv[i]
     elseif word:sub(1, 1) == "-" and word ~= "-" and word ~= "--" then
-      return nil, "unknown option '" .. word .. "'" .. nearest.hint(word, options)
+      return nil, "unknown option '" .. word .. "'" .. hint(word, option_names())
     else
       if word == "--" then
         i = i + 1
         word = argv[i]
+        todo.is_file = true
       end
       if not todo.code then
         todo.file = word
@@ -92,12 +105,28 @@ local function parse(argv)
   return todo
 end
 
-local function is_script(word)
-  if word == "-" or word:find("/", 1, true) or word:sub(-4) == ".lua" then return true end
-  -- A folder can be opened, too, and many a project has one named `test`.
-  local known = errors.try(require("sbx.fs").stat, word)
+-- A word that is surely a script's name: a command is meant by none of these.
+local function looks_like_script(word)
+  return word == "-" or word:find("/", 1, true) or word:sub(-4) == ".lua"
+end
+
+local function is_file(word)
+  local known = require("sbx.errors").try(require("sbx.fs").stat, word)
   return known ~= nil and known.type ~= "directory"
 end
+
+-- The verb that is meant, or nil for a script; second, a problem. The name of a verb is
+-- that verb even where a file is called so: what lies in a folder must not take its place.
+local function find_verb(todo)
+  local word = todo.file
+  if todo.code or not word or todo.is_file or looks_like_script(word) then return nil end
+  local verbs = require("sbx.cli.verbs")
+  local entry = verbs.find(word)
+  if entry or is_file(word) then return entry end
+  return nil, "'" .. word .. "' is neither a script nor a command" .. hint(word, verbs.names())
+end
+
+-- ------------------------------------------------------------------- scripts
 
 local function load_chunk(todo)
   if todo.code then return load(todo.code, "=(command line)") end
@@ -122,7 +151,17 @@ local function search_beside(file)
   package.path = folder .. "?.lua;" .. folder .. "?/init.lua;" .. package.path
 end
 
+-- Takes notice of what the options say of the server; returns a problem.
+local function connect(todo)
+  local given = #todo.globals
+  if given == 0 or (given == 1 and todo.globals[1] == "--local") then return nil end
+  return require("sbx.cli.frame").connect(todo.globals)
+end
+
 local function run_script(todo, argv)
+  if todo.output then return usage(todo.output .. ": goes with a command, not with a script") end
+  local refused = connect(todo)
+  if refused then return usage(refused) end
   local chunk, problem = load_chunk(todo)
   if not chunk then
     io.stderr:write("sbxlua: ", problem, "\n")
@@ -133,6 +172,13 @@ local function run_script(todo, argv)
   return program.run(todo.is_local, chunk, table.unpack(todo.arguments))
 end
 
+local function run_prompt(todo)
+  if todo.output then return usage(todo.output .. ": goes with a command, not with the prompt") end
+  local problem = connect(todo)
+  if problem then return usage(problem) end
+  return require("sbx.repl").run({ is_local = todo.is_local })
+end
+
 ---Runs the program. Waits. Returns the exit status.
 ---@async
 ---@param argv string[]
@@ -141,23 +187,25 @@ return function(argv)
   stock.install()
   local todo, problem = parse(argv)
   if not todo then return usage(problem) end
-  if todo.help or todo.file == "help" then
-    io.stdout:write(help)
+  if todo.help then
+    io.stdout:write(require("sbx.cli.pages").help())
     return 0
   end
-  if todo.version or todo.file == "version" then
-    io.stdout:write("sbxlua ", host.version, " (", _VERSION, ")\n")
-    return 0
-  end
+  if todo.version then todo.file, todo.arguments, todo.globals = "version", {}, {} end
   if todo.cleanup then core.cleanup_seconds(todo.cleanup) end
-  if not todo.file and not todo.code then return usage("no script: name a file, or use -e CODE") end
-  if todo.file and not todo.code and not is_script(todo.file) then
-    local verb = verbs[todo.file]
-    if not verb then
-      return usage("'" .. todo.file .. "' is neither a script nor a command"
-        .. nearest.hint(todo.file, verb_names()))
-    end
-    return program.run_command(require(verb).run, todo.arguments)
+  local prompts = not todo.file and not todo.code
+  if prompts and todo.is_file then return usage("no script: name a file behind '--'") end
+  if prompts and not require("sbx.core.host").isatty(0) then
+    prompts, todo.file = false, "-"
   end
-  return run_script(todo, argv)
+  local verb
+  verb, problem = find_verb(todo)
+  if problem then return usage(problem) end
+  local function run()
+    if prompts then return run_prompt(todo) end
+    if verb then return require("sbx.cli.frame").run(verb, todo.globals, todo.arguments) end
+    return run_script(todo, argv)
+  end
+  if not todo.around then return run() end
+  return require("sbx.cli.around").run(todo.around, run)
 end

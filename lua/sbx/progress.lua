@@ -19,7 +19,9 @@ local function can_draw()
   return host.isatty(2) and term ~= "" and term ~= "dumb" and not is_set("CI")
 end
 
-local sink = require(can_draw() and "sbx.progress.screen" or "sbx.progress.notes")
+-- Whoever draws there has loaded it: then there are bars, too.
+local draws = package.loaded["sbx.progress.screen"] ~= nil or can_draw()
+local sink = require(draws and "sbx.progress.screen" or "sbx.progress.notes")
 sink.watch()
 
 local defers = false

@@ -3,6 +3,7 @@
 local check = require("sbx.check")
 local core = require("sbx.core.task")
 local errors = require("sbx.errors")
+local observe = require("sbx.observe")
 local scopes = require("sbx.task.scope")
 local time = require("sbx.core.time")
 
@@ -137,6 +138,7 @@ function retry.call(fn, options)
     if asked > opts.max_pause or time.now() + pause > last_start then give_up(err, attempt) end
     if opts.budget and not opts.budget:withdraw() then give_up(err, attempt) end
     if opts.on_retry then opts.on_retry(err, attempt, pause) end
+    if observe.retry then observe.retry("retry", err, pause) end
     time.sleep(pause)
     attempt = attempt + 1
   end

@@ -21,12 +21,18 @@ local function reader_of(stream)
   return from
 end
 
+---Some bytes, as soon as there are any; nil at the end. Those that reading lines took
+---ahead come first.
+---@async
+---@param max? integer
+---@return string|nil
 function Stream:read(max)
   local from = readers[self]
   if not from or from:peek() == "" then return read(self, max) end
   return from:some(max)
 end
 
+---Closes it; once more is harmless.
 function Stream:close()
   if readers[self] then readers[self] = nil end
   close(self)

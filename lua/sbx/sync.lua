@@ -106,6 +106,7 @@ function Semaphore:resize(size)
   serve(self)
 end
 
+---Gives the permits back; once more is harmless.
 function Permit:release()
   local semaphore = self.semaphore
   if not semaphore then return end

@@ -25,19 +25,6 @@ local task = {}
 local Task = core.task_methods
 local wait = Task.wait
 
--- Ends the scope and gives out what its function returned, or raises.
-local function finish_scope(scope, opts, ok, ...)
-  local outcome, err = scopes.close(scope, ok, (...))
-  if outcome == "failed" then error(err, 0) end
-  if outcome == "timeout" then error(scopes.timeout_error(opts.timeout, opts.name), 0) end
-  if ok then return ... end
-end
-
-local function run_scope(opts, fn, ...)
-  local scope = scopes.open(opts)
-  return finish_scope(scope, opts, xpcall(fn, scopes.keep_traceback, scope, ...))
-end
-
 ---Runs `fn(scope, ...)` and returns its results once every task spawned in the
 ---scope has ended. The first failure cancels the others, waits for them, and is
 ---raised here, with the others' errors in `.errors`. A scope that is cancelled
@@ -45,16 +32,17 @@ end
 ---@async
 ---@param options? table|async fun(scope: sbx.Scope, ...): ...  `timeout` (s), `deadline` (on `task.now`), `limit`, `name`, `on_error`
 ---@param fn? async fun(scope: sbx.Scope, ...): ...
+---@param ... any  for `fn`, after the scope
 ---@return ...
 function task.scope(options, fn, ...)
   if type(options) == "function" then
     local opts = { on_error = "cancel" }
-    if fn == nil and select("#", ...) == 0 then return run_scope(opts, options) end
-    return run_scope(opts, options, fn, ...)
+    if fn == nil and select("#", ...) == 0 then return scopes.run(opts, options) end
+    return scopes.run(opts, options, fn, ...)
   end
   local opts = scopes.options(options, 2)
   check.fn(fn, "scope")
-  return run_scope(opts, fn, ...)
+  return scopes.run(opts, fn, ...)
 end
 
 local open_options = setmetatable({}, { __mode = "k" })
@@ -84,6 +72,7 @@ end
 
 ---Starts `fn(...)` as a task of the current scope; it runs once this task waits.
 ---@param fn async fun(...): ...
+---@param ... any  for `fn`
 ---@return sbx.Task
 function task.spawn(fn, ...)
   check.fn(fn, "spawn")
@@ -91,6 +80,7 @@ function task.spawn(fn, ...)
 end
 
 ---@param fn async fun(...): ...
+---@param ... any  for `fn`
 ---@return sbx.Task
 function task.pspawn(fn, ...)
   check.fn(fn, "pspawn")
@@ -98,6 +88,7 @@ function task.pspawn(fn, ...)
 end
 
 ---@param fn async fun(...)
+---@param ... any  for `fn`
 ---@return sbx.Task
 function task.daemon(fn, ...)
   check.fn(fn, "daemon")

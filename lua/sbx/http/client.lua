@@ -14,6 +14,12 @@ local options = require("sbx.http.options")
 ---@field cookies? sbx.http.Cookies
 ---@field private base string
 ---@field private defaults table
+---@field get async fun(self: sbx.http.Client, path: string, given?: sbx.http.Options): sbx.http.Response
+---@field head async fun(self: sbx.http.Client, path: string, given?: sbx.http.Options): sbx.http.Response
+---@field delete async fun(self: sbx.http.Client, path: string, given?: sbx.http.Options): sbx.http.Response
+---@field post async fun(self: sbx.http.Client, path: string, given?: sbx.http.Options): sbx.http.Response
+---@field put async fun(self: sbx.http.Client, path: string, given?: sbx.http.Options): sbx.http.Response
+---@field patch async fun(self: sbx.http.Client, path: string, given?: sbx.http.Options): sbx.http.Response
 local Client = {}
 Client.__index = Client
 Client.__name = "sbx.http.Client"

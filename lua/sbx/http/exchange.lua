@@ -21,7 +21,7 @@ end
 
 -- One request, one answer.
 ---@async
-local function transmit(wire)
+local function transmit_wire(wire)
   local answer
   if wire.streamed then
     local open = require("sbx.http.stream").open
@@ -35,6 +35,8 @@ local function transmit(wire)
   answer.method = wire.method
   return answer
 end
+
+local transmit = transmit_wire
 
 -- The rules of `retry`, or raises. Only what is safe to send again is, whatever
 -- the caller says.
@@ -89,6 +91,14 @@ local function run(wire, given, follow, retry)
   end
   if not follow then return send(wire), false end
   return require("sbx.http.redirect").follow(wire, given, follow, send)
+end
+
+---What requests go through from now on, for traces and recordings: `make` gets the
+---function that takes a request of sbx.core.http and returns its answer, and returns
+---another one.
+---@param make fun(transmit: async fun(wire: table): sbx.http.Answer): (async fun(wire: table): sbx.http.Answer)
+function exchange.wrap(make)
+  transmit = make(transmit)
 end
 
 ---Sends a request as its options say, and waits for the answer, or with

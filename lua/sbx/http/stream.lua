@@ -22,7 +22,7 @@ local MAX_EVENT = 16 * 1024 * 1024
 local Stream = {}
 Stream.__name = "sbx.http.Stream"
 
-local stream = {}
+local stream = { class = Stream }
 
 -- Why the exchange came to its end: what the sending side did is told before what
 -- it led to, and a cancellation before both.

@@ -153,7 +153,10 @@ end
 ---Ends it: it failed.
 ---@param reason? any  an error or a text
 function Bar:fail(reason)
-  if errors.is_error(reason) and reason.kind == "cancelled" then return self:finish("cancelled") end
+  if errors.is_error(reason) and reason.kind == "cancelled" then
+    self:finish("cancelled")
+    return
+  end
   local ok, text = pcall(tostring, reason)
   self:finish("failed", reason ~= nil and ok and text or nil)
 end

@@ -70,10 +70,13 @@ function notes.closed(bar)
   note(bar)
 end
 
+---Nothing is drawn that would have to be looked after.
 function notes.watch() end
 
+---Nothing is drawn that would have to make room.
 function notes.hide() end
 
+---The same.
 function notes.show() end
 
 ---Ends what still runs.

@@ -1,7 +1,9 @@
--- Bars on a terminal: they stand below the output and make way for it.
+-- Bars on a terminal: they stand below the output and make way for it. Below them
+-- stands the footer, if there is one, such as the line that a person is typing.
 --
 -- What is on the terminal at any time: the output, perhaps with an unfinished last
--- line, then one line for each of `drawn`, then the cursor in the first column.
+-- line, then one line for each of `drawn`, then the cursor in the first column; or,
+-- with a footer, the cursor somewhere in that.
 
 local core = require("sbx.core.screen")
 local host = require("sbx.core.host")
@@ -18,6 +20,9 @@ local LABEL_SHARE = 0.35 -- of a line, for the labels at most
 
 local bars = {} -- in the order of opening; ended ones as long as one before them runs
 local drawn = {} -- the lines that stand there
+local cursor = { row = 1, column = 0 } -- the line among them that it is in; one more: below
+local footer -- gives the lines below the bars, and the cursor's place in them
+local late = false -- the terminal did not take the last drawing
 local hidden = 0 -- how often `hide` was called without `show`
 local tail_above = nil -- the cells of an unfinished line of output just above the bars
 local turn = 0
@@ -74,8 +79,8 @@ local function choose(first, room)
   return shown
 end
 
-local function live_lines(first, columns, rows, label)
-  local count, room = #bars - first + 1, math.max(rows - 1, 1)
+local function live_lines(first, columns, room, label)
+  local count = #bars - first + 1
   local shown = count > room and choose(first, room)
   local lines = {}
   for i = first, #bars do
@@ -115,53 +120,99 @@ local function back_to_tail()
   return up(1) .. right
 end
 
+-- From the first column below the last of so many lines to the cursor's place.
+local function to_cursor(count, place)
+  if place.row > count then return "" end
+  local right = place.column > 0 and ("\27[%dC"):format(place.column) or ""
+  -- Below the last line there is no row yet.
+  return "\r" .. up(count - place.row) .. right
+end
+
 -- Puts `lines` in the place of what is drawn; `settled` ones stay above them. Where
--- the terminal takes nothing now, nothing changes, unless it is forced to.
-local function replace(settled, lines, force)
+-- the terminal takes nothing now, nothing changes, unless it is forced to. Returns
+-- whether it did.
+local function replace(settled, lines, place, force)
   local out = {}
   if #drawn > 0 then
-    out[1] = "\r" .. up(#drawn)
+    out[1] = "\r" .. up(cursor.row - 1)
   elseif #settled + #lines > 0 then
     out[1] = below_tail()
   end
-  for _, list in ipairs({ settled, lines }) do
-    for _, text in ipairs(list) do
-      out[#out + 1] = text .. "\27[K\r\n"
-    end
+  for _, text in ipairs(settled) do
+    out[#out + 1] = text .. "\27[K\r\n"
   end
-  if #drawn > #settled + #lines then out[#out + 1] = "\27[J" end
+  for i, text in ipairs(lines) do
+    local is_last = i == #lines and place.row <= #lines
+    out[#out + 1] = text .. "\27[K" .. (is_last and "" or "\r\n")
+  end
+  -- Behind the end of the last line, or in the first column of the next row.
+  if #drawn > #settled + #lines then
+    out[#out + 1] = place.row <= #lines and "\r\n\27[J" .. up(1) or "\27[J"
+  end
   if #settled > 0 and tail_above then
     tail_above = nil
     core.break_line()
   end
-  if #lines == 0 then out[#out + 1] = back_to_tail() end
-  if not core.draw(table.concat(out), force) then return end
-  table.move(bars, #settled + 1, #bars + #settled, 1)
-  drawn = lines
+  out[#out + 1] = #lines == 0 and back_to_tail() or to_cursor(#lines, place)
+  if not core.draw(table.concat(out), force) then return false end
+  drawn, cursor = lines, place
+  return true
 end
+
+-- The same, where what has settled are the first of the bars.
+local function replace_bars(settled, lines, place, force)
+  if not replace(settled, lines, place, force) then return end
+  table.move(bars, #settled + 1, #bars + #settled, 1)
+end
+
+-- Adds the footer to the bars' lines; returns where the cursor is to be.
+local function add_footer(lines, columns, below, row, column)
+  local above = #lines
+  table.move(below, 1, #below, above + 1, lines)
+  return { row = above + row, column = math.min(column, columns - 1) }
+end
+
+local PART_OF_BARS = 2 -- with a footer: one part in so many rows
 
 local function draw(force)
   last_drawing = time.now()
   -- While the terminal has not taken what was written before, nothing is drawn.
-  if hidden > 0 or not core.draw("", force) then return end
+  if hidden > 0 then return end
+  if not core.draw("", force) then
+    late = true
+    core.every(PERIOD)
+    return
+  end
+  late = false
   local columns, rows = size()
   local label = label_cells(columns)
   local settled = settled_lines(columns, label)
-  local lines = live_lines(#settled + 1, columns, rows, label)
-  if #settled == 0 and columns == drawn_columns and same(lines, drawn) then return end
+  local room, below, row, column = math.max(rows - 1, 1), nil, nil, nil
+  if footer then
+    local most = #bars > #settled and math.max(rows // PART_OF_BARS, 1) or room
+    below, row, column = footer(columns, most)
+    room = math.max(room - #below, 1)
+  end
+  local lines = live_lines(#settled + 1, columns, room, label)
+  local place = { row = #lines + 1, column = 0 }
+  if below then place = add_footer(lines, columns, below, row, column) end
+  local moved = place.row ~= cursor.row or place.column ~= cursor.column
+  if #settled == 0 and columns == drawn_columns and not moved and same(lines, drawn) then return end
   drawn_columns = columns
-  replace(settled, lines, force)
+  replace_bars(settled, lines, place, force)
 end
 
--- Takes the bars away; those that have ended leave their last line.
+-- Takes all away; bars that have ended leave their last line.
 local function erase()
   local columns = size()
   local settled = settled_lines(columns, label_cells(columns))
-  if #drawn > 0 or #settled > 0 then replace(settled, {}, true) end
+  if #drawn > 0 or #settled > 0 then
+    replace_bars(settled, {}, { row = 1, column = 0 }, true)
+  end
 end
 
 local function stop_if_idle()
-  if #bars == 0 then core.every(nil) end
+  if #bars == 0 and not late then core.every(nil) end
 end
 
 local function on_turn()
@@ -172,7 +223,7 @@ end
 
 local function on_output()
   if hidden == 0 then erase() end
-  if #bars > 0 then core.soon() end
+  if #bars > 0 or footer then core.soon() end
 end
 
 ---Looks after the terminal from now on: what is written there before the first
@@ -202,6 +253,47 @@ function screen.closed()
 end
 
 -- -------------------------------------------------------------------------- public
+
+---Puts lines below the bars, which are asked for whenever all is drawn; nil for none.
+---@param fn nil|fun(columns: integer, most: integer): string[], integer, integer  at least one line and at most so many, none as wide as the terminal; the cursor's line, from 1, and column, from 0
+function screen.set_footer(fn)
+  if not fn and hidden == 0 then erase() end
+  footer = fn
+  if fn or #bars > 0 then core.soon() end
+end
+
+---What the footer would show has changed.
+screen.refresh = core.soon
+
+---Draws now.
+function screen.draw()
+  draw(true)
+end
+
+---Writes lines that stay, above the bars.
+---@param lines string[]  none as wide as the terminal
+function screen.leave(lines)
+  if hidden == 0 then erase() end
+  replace(lines, {}, { row = 1, column = 0 }, true)
+  core.soon()
+end
+
+---Clears the terminal.
+function screen.clear()
+  if hidden > 0 then return end
+  erase()
+  tail_above = nil
+  core.break_line()
+  core.draw("\27[H\27[2J", true)
+  core.soon()
+end
+
+---All that stood there is to be drawn anew, below what stands there now.
+function screen.forget()
+  drawn, cursor, tail_above = {}, { row = 1, column = 0 }, nil
+  core.break_line()
+  core.soon()
+end
 
 ---Takes the bars away until `show`.
 function screen.hide()

@@ -29,6 +29,7 @@ end
 ---@async
 ---@param seconds number
 ---@param fn async fun(...): ...
+---@param ... any  for `fn`
 ---@return ...
 function deadline.timeout(seconds, fn, ...)
   check.number(seconds, "timeout", 0, 1e9)
@@ -48,6 +49,7 @@ end
 ---@async
 ---@param seconds number
 ---@param fn async fun(...): ...
+---@param ... any  for `fn`
 ---@return boolean, ...
 function deadline.move_on(seconds, fn, ...)
   check.number(seconds, "move_on", 0, 1e9)
@@ -62,6 +64,7 @@ end
 ---@async
 ---@param max_s number
 ---@param fn async fun(...): ...
+---@param ... any  for `fn`
 ---@return ...
 function deadline.shield(max_s, fn, ...)
   check.number(max_s, "shield", 0, 1e9)

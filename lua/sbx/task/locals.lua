@@ -16,6 +16,7 @@ end
 ---@async
 ---@param values table<any, any>
 ---@param fn async fun(...): ...
+---@param ... any  for `fn`
 ---@return any ...
 function locals.with(values, fn, ...)
   check.table(values, "with")

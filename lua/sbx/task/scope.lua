@@ -4,7 +4,6 @@
 local check = require("sbx.check")
 local core = require("sbx.core.task")
 local errors = require("sbx.errors")
-local sync = require("sbx.sync")
 local time = require("sbx.core.time")
 
 local scopes = {}
@@ -227,10 +226,29 @@ function scopes.open(opts)
   local scope = core.open(false, opts.on_error == "collect", opts.timeout)
   if opts.name then names[scope] = opts.name end
   if opts.limit then
-    limits[scope] = sync.semaphore(opts.limit, "limit of its scope")
+    limits[scope] = require("sbx.sync").semaphore(opts.limit, "limit of its scope")
     has_limits = true
   end
   return scope
+end
+
+-- Ends the scope and gives out what its function returned, or raises.
+local function finish(scope, opts, ok, ...)
+  local outcome, err = scopes.close(scope, ok, (...))
+  if outcome == "failed" then error(err, 0) end
+  if outcome == "timeout" then error(scopes.timeout_error(opts.timeout, opts.name), 0) end
+  if ok then return ... end
+end
+
+---Runs `fn(scope, ...)` in a scope with checked options: `task.scope`.
+---@async
+---@param opts table
+---@param fn async fun(scope: sbx.Scope, ...): ...
+---@param ... any  for `fn`, after the scope
+---@return ...
+function scopes.run(opts, fn, ...)
+  local scope = scopes.open(opts)
+  return finish(scope, opts, xpcall(fn, scopes.keep_traceback, scope, ...))
 end
 
 function core.scope_metatable.__tostring(scope)
@@ -250,6 +268,7 @@ end
 ---@param scope sbx.Scope|nil
 ---@param protect boolean
 ---@param fn async fun(...): ...
+---@param ... any  for `fn`
 ---@return sbx.Task
 function scopes.spawn(scope, protect, fn, ...)
   if has_limits then
@@ -262,6 +281,7 @@ end
 
 ---Starts `fn(...)` as a task of this scope. Its failure fails the scope.
 ---@param fn async fun(...): ...
+---@param ... any  for `fn`
 ---@return sbx.Task
 function Scope:spawn(fn, ...)
   check.fn(fn, "spawn")
@@ -270,6 +290,7 @@ end
 
 ---The same, but its failure is delivered by `join` and harms nobody else.
 ---@param fn async fun(...): ...
+---@param ... any  for `fn`
 ---@return sbx.Task
 function Scope:pspawn(fn, ...)
   check.fn(fn, "pspawn")
@@ -279,6 +300,7 @@ end
 ---A task that is cancelled, not awaited, when the scope's other tasks have
 ---ended. Its failure still fails the scope.
 ---@param fn async fun(...)
+---@param ... any  for `fn`
 ---@return sbx.Task
 function Scope:daemon(fn, ...)
   check.fn(fn, "daemon")

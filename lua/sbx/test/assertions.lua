@@ -73,6 +73,7 @@ end
 ---@async
 ---@param fn async fun(...)
 ---@param expected? string
+---@param ... any  for `fn`
 ---@return any err
 function assertions.raises(fn, expected, ...)
   check.fn(fn, "raises")
