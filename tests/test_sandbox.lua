@@ -58,6 +58,23 @@ test("sandbox: fields in snake_case are taken as well, unknown ones are not", fu
   assert(type(box.delete) == "function" and type(box.wait) == "function")
 end)
 
+test("sandbox: of two spellings the API's own counts, and null hides none", function()
+  local server <close> = api.start({
+    create = function()
+      local answer = api.object("sbx-9", {
+        memory_gb = 7, cpuCores = json.null, cpu_cores = 3, error_type = json.null,
+        errorType = "OOM_KILLED", disk_size_gb = 9, ID = "../sbx-1", Delete = "mine",
+      })
+      return 201, answer
+    end,
+  })
+  local client <close> = server:client()
+  local box = client:create({ name = "a", docker_image = "b" })
+  assert(box.id == "sbx-9" and box.memory_gb == 2 and box.disk_size_gb == 5)
+  assert(box.cpu_cores == 3 and box.error_type == "OOM_KILLED")
+  assert(type(box.delete) == "function")
+end)
+
 test("sandbox: a misspelt option raises and names the right one", function()
   local server <close> = api.start()
   local client <close> = server:client()

@@ -69,6 +69,27 @@ test("config: a missing or broken file counts as empty", function()
   end
 end)
 
+test("config: why a file was not used is told when there is no key", function()
+  local code = [[
+    local client <close> = require("sbx.sandbox").client()
+    client:list()
+  ]]
+  local _, status, err = run(code, nil, '{"api_key":"file-key-4711",}')
+  assert(status == 4 and err:find("The file was not used: .*config%.json is no JSON"), err)
+  assert(not err:find("4711", 1, true), err)
+  _, _, err = run([[
+    local fs = require("sbx.fs")
+    fs.mkdir(os.getenv("HOME") .. "/.prime/config.json", { parents = true })
+  ]] .. code)
+  assert(err:find("not used: .*config%.json.*directory"), err)
+  _, _, err = run([[
+    os.execute("mkdir $HOME/.prime; mkfifo $HOME/.prime/config.json")
+  ]] .. code)
+  assert(err:find("not used: .*config%.json.*fifo"), err)
+  _, _, err = run(code)
+  assert(not err:find("not used", 1, true), err)
+end)
+
 test("config: JSON of the wrong shape is a clear error", function()
   for _, file in ipairs({ "[]", "5", '"x"', "null", '{"base_url":null}', '{"base_url":5}',
     '{"api_key":{}}' }) do
@@ -82,6 +103,11 @@ test("config: base URLs are normalized as documented", function()
   assert(config.normalize_url("http://h/p//api/v1//") == "http://h/p/")
   assert(config.normalize_url("http://h/api/v1/api/v1") == "http://h/api/v1")
   assert(config.normalize_url("http://h") == "http://h")
+  assert(config.normalize_url("http://h///") == "http://h")
+  assert(config.normalize_url("http://h/api/v1//api/v1") == "http://h/api/v1/")
+  assert(config.normalize_url("http://h/api/v10") == "http://h/api/v10")
+  assert(config.normalize_url("http://h/xapi/v1/") == "http://h/xapi/v1")
+  assert(config.normalize_url("http://h/API/V1") == "http://h/API/V1")
 end)
 
 test("config: an address or key that cannot be one is refused without showing the key", function()

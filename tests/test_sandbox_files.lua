@@ -64,7 +64,12 @@ test("files: a missing local file, and a folder, are io errors before anything i
   local folder <close> = fs.tmpdir({})
   server:add("sbx-1")
   local err = api.failure(client.upload_file, client, "sbx-1", "/x", folder.path .. "/none")
-  assert(err.kind == "io" and err.code == "ENOENT")
+  assert(err.kind == "io" and err.code == "ENOENT" and err.sandbox_id == "sbx-1")
+  assert(err.message:find("^upload_file sbx%-1: [^;]*/none: no such file or directory$"),
+    err.message)
+  -- The two paths swapped.
+  err = api.failure(client.upload_file, client, "sbx-1", folder.path, folder.path .. "/none")
+  assert(err.message:find("the path in the sandbox comes first", 1, true), err.message)
   err = api.failure(client.upload_file, client, "sbx-1", "/x", folder.path)
   assert(err.kind == "io" and err.code == "EISDIR" and #server.calls == 0)
 end)

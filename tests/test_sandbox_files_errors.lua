@@ -193,6 +193,33 @@ test("transfer: a connection that closes or breaks is tried four times", functio
   end
 end)
 
+test("transfer: an upload that breaks while it is sent is tried four times", function()
+  local large = ("x"):rep(16 * 1024 * 1024) -- more than the sockets hold
+  for _, how in ipairs({ "bytes", "file", "progress", "stream" }) do
+    local pauses <close> = quick()
+    local raw <close> = api.raw(function() return "" end)
+    local server <close> = api.start()
+    local client <close> = server:client()
+    server.gateway_url = raw.url .. "/gw"
+    server:add("sbx-1")
+    local folder <close> = fs.tmpdir({})
+    local path = folder.path .. "/large"
+    fs.write(path, large)
+    local function progress() end
+    local err = api.failure(function()
+      if how == "bytes" then
+        client:upload_bytes("sbx-1", "/r", large)
+      elseif how == "stream" then
+        client:upload_stream("sbx-1", "/r", large, { progress = progress })
+      else
+        client:upload_file("sbx-1", "/r", path, how == "file" and {} or { progress = progress })
+      end
+    end)
+    assert(err.kind == "api" and err:is("http") and err.attempts == 4, how .. tostring(err))
+    same(pauses, INNER, how)
+  end
+end)
+
 test("transfer: silence ends with a kind of its own, and is not tried again", function()
   for name, kind in pairs({ upload = "upload_timeout", download = "download_timeout" }) do
     local pauses <close> = quick()

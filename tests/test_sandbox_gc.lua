@@ -144,6 +144,7 @@ test("gc --yes: what was kept, what is gone and what carries two labels stays ou
   at.add("sbx-marked")
   at.add("sbx-unwritten", RUN, { labels = { ledger.label(RUN), ledger.KEEP } })
   at.add("sbx-two", RUN, { labels = { ledger.label(RUN), ledger.label("20210101-0000-ff") } })
+  at.server.handlers.batch = function() return 405, {} end
   at.server.handlers.get = function(call, server)
     local object = server.sandboxes[call.id]
     if call.id == "sbx-ended" then object.status = "TERMINATED" end
@@ -156,6 +157,64 @@ test("gc --yes: what was kept, what is gone and what carries two labels stays ou
   assert(ids_of(at.server.sandboxes) == "sbx-ended sbx-kept sbx-marked sbx-two sbx-unwritten",
     ids_of(at.server.sandboxes))
   assert(not fs.exists(path) and select(2, result.stdout:gsub("\n", "")) == 2)
+end)
+
+test("gc --yes: what only the ledger knows is asked about in batches", function()
+  local at <close> = scene()
+  local lines = {}
+  for i = 1, 250 do
+    lines[i] = { e = "made", key = tostring(i), id = "sbx-" .. i }
+  end
+  local path = at.leave(RUN, lines)
+  at.server:add("sbx-7") -- without the label
+  local result = at.gc({ "--yes" })
+  contains(result.stderr, "deleted 1 sandbox of 1 dead run")
+  assert(next(at.server.sandboxes) == nil and not fs.exists(path))
+  assert(at.server:count("get") <= 1, at.server:count("get"))
+end)
+
+test("gc --yes: one that cannot be looked at does not save the others", function()
+  local stuck = true
+  local function refuse(call)
+    if stuck and call.id == "sbx-stuck" then return 403, { detail = "not yours" } end
+  end
+  local at <close> = scene({
+    batch = function() return 405, {} end, get = refuse, delete = refuse,
+    bulk_delete = function(call, server)
+      local succeeded, failed = {}, {}
+      for _, id in ipairs(call.body.sandbox_ids) do
+        local ok = server.sandboxes[id] and not (stuck and id == "sbx-stuck")
+        if ok then server.sandboxes[id] = nil end
+        table.insert(ok and succeeded or failed, ok and id or { sandbox_id = id, error = "no" })
+      end
+      return 200, { succeeded = json.array(succeeded), failed = json.array(failed) }
+    end,
+  })
+  local path = at.leave(RUN, {
+    { e = "made", key = "1", id = "sbx-1" }, { e = "made", key = "2", id = "sbx-stuck" },
+  })
+  at.add("sbx-1")
+  at.server:add("sbx-stuck")
+  local result = at.gc({})
+  assert(result.code == 0 and result.stdout:find("sbx%-stuck +%? +unknown +%?"), result.stdout)
+  result = at.gc({ "--yes" })
+  assert(result.code == 1 and fs.exists(path), result.stderr)
+  contains(result.stderr, "could not delete 1 sandbox: sbx-stuck")
+  contains(result.stderr, "not yours")
+  assert(ids_of(at.server.sandboxes) == "sbx-stuck")
+  stuck = false
+  assert(at.gc({ "--yes" }).code == 0 and not fs.exists(path))
+end)
+
+test("gc: what the API leaves out of a sandbox, or gets wrong, spoils no table", function()
+  local at <close> = scene()
+  at.leave(RUN)
+  at.add("sbx-1", RUN, { name = 7, createdAt = json.null })
+  at.add("sbx-2", RUN, { name = json.array({}), createdAt = json.array({ "x" }) })
+  for _, words in ipairs({ {}, { "-o", "json" }, { "--yes" } }) do
+    local result = at.gc(words)
+    assert(result.code == 0 and result.stdout:find("sbx-1", 1, true), result.stderr)
+  end
 end)
 
 test("gc --yes: a sandbox made for a team is looked for in that team", function()
@@ -340,6 +399,16 @@ test("gc: without a state folder there is nothing to do", function()
   local result = at.gc({ "--yes" }, { XDG_STATE_HOME = false, HOME = "/nonexistent" })
   assert(result.code == 0, result.stderr)
   contains(result.stderr, "nothing is left of dead runs")
+end)
+
+test("gc: a state folder that cannot be used is told, not taken for an empty one", function()
+  local at <close> = scene()
+  fs.mkdir(at.path .. "/other")
+  fs.write(at.path .. "/other/sbxlua", "")
+  local result = at.gc({}, { XDG_STATE_HOME = at.path .. "/other" })
+  assert(result.code == 1 and result.stdout == "", result.stderr)
+  contains(result.stderr, at.path .. "/other/sbxlua")
+  assert(not result.stderr:find("nothing is left", 1, true))
 end)
 
 test("gc: Ctrl-C in the middle leaves a ledger that the next one finishes", function()

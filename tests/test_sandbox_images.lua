@@ -54,6 +54,42 @@ test("images: without a total, a short page is the last; a server without end is
   assert(client:each_image()() == nil, "an empty page is the last one")
 end)
 
+test("images: a total that counts images with several rows, and a limit of the server's", function()
+  local answer
+  local server <close> = api.start({ images = function(call) return 200, answer(call) end })
+  local client <close> = server:client()
+  -- Each image is there as a container and as a machine.
+  local function rows(call)
+    local offset, limit = tonumber(call.query.offset[1]), tonumber(call.query.limit[1])
+    local data = json.array({})
+    for i = offset + 1, math.min(offset + limit, 5) do
+      data[#data + 1] = { id = "c" .. i, artifactType = "CONTAINER_IMAGE" }
+      data[#data + 1] = { id = "v" .. i, artifactType = "VM_SANDBOX" }
+    end
+    return { data = data, totalCount = 5, offset = offset, limit = limit }
+  end
+  local function all(limit)
+    local ids = {}
+    for image in client:each_image({ limit = limit }) do ids[#ids + 1] = image.id end
+    return table.concat(ids, " ")
+  end
+  answer = rows
+  assert(all(2) == "c1 v1 c2 v2 c3 v3 c4 v4 c5 v5", all(2))
+  assert(client:list_images({ limit = 2 }).next_offset == 2)
+  -- Whole numbers, however they are written.
+  answer = function() return '{"data":[{"id":"a","sizeBytes":3e9}],"totalCount":1.0}' end
+  local page = client:list_images()
+  assert(page.total == 1 and math.type(page[1].size_bytes) == "integer")
+  -- Less than was asked for is no last page where the server says so.
+  answer = function(call)
+    local offset = tonumber(call.query.offset[1])
+    local data = json.array({})
+    for i = offset + 1, math.min(offset + 3, 7) do data[#data + 1] = { id = "i" .. i } end
+    return { data = data, offset = offset, limit = 3 }
+  end
+  assert(all(100) == "i1 i2 i3 i4 i5 i6 i7", all(100))
+end)
+
 -- --------------------------------------------------------------------- building
 
 local function context_folder()
@@ -108,6 +144,32 @@ test("images: a file is sent as it is, an image taken over without one", functio
     == "build-2")
   assert(server:count("start_build") == 1 and server:count("store") == 1)
   assert(server.calls[#server.calls].body.source_image == "x:1")
+end)
+
+test("images: what was announced stays where the end is silent, and all builds count", function()
+  local server <close> = api.start({
+    build = function()
+      return 200, { build_id = "b1", buildIds = { "b1", "b2" }, fullImagePath = "r/app:v1",
+        visibility = "PRIVATE", expires_in = 60 }
+    end,
+    get_build = function(call)
+      return 200, { status = call.id == "b2" and call.n < 3 and "BUILDING" or "COMPLETED",
+        visibility = "PUBLIC" }
+    end,
+  })
+  local client <close> = server:client()
+  local given = { name = "app", source_image = "x:1", wait = false }
+  local build = client:build_image(given)
+  assert(build.status == "PENDING" and build.full_image_path == "r/app:v1")
+  assert(build.visibility == "PRIVATE" and table.concat(build.build_ids, " ") == "b1 b2")
+  given.wait = nil
+  build = client:build_image(given)
+  assert(build.status == "COMPLETED" and build.full_image_path == "r/app:v1")
+  assert(build.visibility == "PUBLIC" and server:count("get_build") == 3)
+  server.handlers.get_build = function(call)
+    return 200, { status = call.id == "b2" and "FAILED" or "COMPLETED" }
+  end
+  assert(expect.failure(client.build_image, client, given).build_id == "b2")
 end)
 
 test("images: a build that fails says why; one that takes too long can be found again", function()
@@ -265,11 +327,14 @@ test("images: hostile answers are named by their field", function()
   fails("'data[1].id' is missing", { data = { {} } }, "list_images")
   fails("'data[1].sizeBytes' is not an integer", { data = { { id = "a", sizeBytes = "1" } } },
     "list_images")
-  fails("'totalCount' is not an integer", { data = {}, totalCount = "9" }, "list_images")
+  fails("'data' is not a list", { data = json.object({}) }, "list_images")
+  fails("'data' is not a list", { data = { id = "a" } }, "list_images")
+  fails("'totalCount' is not an integer", { data = json.array({}), totalCount = "9" },
+    "list_images")
   fails("'status' is missing", { id = "b" }, "get_build", "b")
   fails("'buildId' is another one", { id = "c", status = "PENDING" }, "get_build", "b")
-  fails("'buildId' is missing", {}, "build_vm_image", "a", "b")
-  fails("'buildId' is an impossible id", { buildId = ".." }, "build_vm_image", "a", "b")
+  fails("'build_id' is missing", {}, "build_vm_image", "a", "b")
+  fails("'build_id' is an impossible id", { buildId = ".." }, "build_vm_image", "a", "b")
   local given = { name = "a", context = folder.path }
   fails("'build_id' is missing", {}, "build_image", given)
   fails("'upload_url' is missing", { build_id = "b" }, "build_image", given)
@@ -280,8 +345,12 @@ test("images: hostile answers are named by their field", function()
       "build_image", given)
   end
   local updates = { { source = "a", set = { tag = "b" } } }
-  fails("'dryRun' is not what was asked for", { success = true, dryRun = true, results = {} },
-    "update_images", updates)
+  fails("'dryRun' is not what was asked for", {
+    success = true, dryRun = true, results = json.array({}),
+  }, "update_images", updates)
+  fails("'results' is not a list", {
+    success = true, dryRun = false, results = { a = { success = true } },
+  }, "update_images", updates)
   fails("'results[1].success' is missing", { success = true, dryRun = false, results = { {} } },
     "update_images", updates)
 end)

@@ -225,16 +225,22 @@ test("ledger: a line that was torn halfway does not spoil the others", function(
   assert(found.ids["sbx-1"] and found.ids["sbx-2"] and found.unsettled == 0)
 end)
 
-test("ledger: without a state folder there is none, and all else works", function()
+test("ledger: where the state folder is none, that is told once, and all else works", function()
   local server <close> = api.start()
   local client <close> = server:client()
   local file <close> = fs.tmpdir()
   fs.write(file.path .. "/not a folder", "")
   state.use(file.path .. "/not a folder")
-  client:create(WANTED)
+  local text = quietly(function()
+    client:create(WANTED)
+    client:create(WANTED)
+  end)
+  assert(select(2, text:gsub("no ledger", "")) == 1, text)
   assert(client.owned.book == nil)
   quietly(run.finish)
   state.use(false)
+  assert(quietly(function() client:create(WANTED) end) == "")
+  quietly(run.finish)
   assert(next(server.sandboxes) == nil)
 end)
 
@@ -274,6 +280,20 @@ test("ledger: what is kept, by option or later, is in no list of leftovers", fun
   local text = quietly(run.finish)
   assert(text:find("created 3 sandboxes, deleted 1 (1 that the script left), "
     .. "kept 2: sbx-1, sbx-2", 1, true), text)
+end)
+
+test("ledger: a sandbox that is marked to be kept after all is noted as such", function()
+  local folder <close> = new_folder()
+  local server <close> = api.start()
+  local client <close> = server:client()
+  local box = client:create(WANTED)
+  box.keep = false
+  box.keep = true
+  client.owned:flush()
+  assert(fs.read(only_file(folder)):find('"kept"', 1, true))
+  box.keep = false
+  quietly(run.finish)
+  assert(next(server.sandboxes) == nil)
 end)
 
 test("ledger: tests of a script leave no descriptor behind", function()
@@ -334,10 +354,12 @@ test("dead runs: torn and hostile files are read as far as they make sense", fun
     '{"e":"made","key":{"x":1},"id":["a"]}', '{"e":"intend"}', '{"e":"gone"}', '{"e":{}}', "[]",
     "null", '{"e":"kept","id":null}', '{"e":"__index","id":"x"}', '{"e":"intend","key":1e999}',
     "\0\0\0\0", "{", '"', ("["):rep(5000), '{"e":"made","key":"9","id":"' .. ("x"):rep(300) .. '"}',
-    '{"e":"intend","key":"8","at":"soon","keep":null}',
+    '{"e":"intend","key":"8","at":"soon","keep":null}', ("\0"):rep(200000), ("x"):rep(65600),
+    '{"e":"made","key":"9","id":".."}', '{"e":"kept","id":"a\\nb"}',
   }) do
     local found = read(HEAD .. bad .. "\n" .. '{"e":"made","key":"1","id":"a"}\n' .. bad)
-    assert(found and found.ids.a and found.run == "r-1", bad)
+    assert(found and found.ids.a and found.run == "r-1", bad:sub(1, 60))
+    assert(next(found.ids, "a") == nil and next(found.kept) == nil, bad:sub(1, 60))
   end
   local torn = HEAD .. '{"e":"intend","key":"1","at":10}\n{"e":"made","key":"1","id":"a"}\n'
   for last = #HEAD, #torn do
@@ -352,7 +374,7 @@ test("dead runs: no head and nothing in it is litter; anything else is told", fu
   assert(not found and not alive and not problem and not exists)
   found, alive, problem, exists = read('{"e":"made","key":"1","id":"a"}\n')
   assert(not found and not alive and problem:find("no head", 1, true) and exists)
-  found, alive, problem, exists = read(HEAD .. ("x"):rep(100000))
+  found, alive, problem, exists = read(("x"):rep(100000))
   assert(not found and not alive and problem and exists)
 
   local folder <close> = fs.tmpdir()

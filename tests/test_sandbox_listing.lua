@@ -59,7 +59,9 @@ test("each: options are those of list; a wrong one is told at the caller's line"
   local query = server.calls[1].query
   assert(query.labels[1] == "a" and query.status[1] == "RUNNING" and query.is_active[1] == "true")
   assert(query.team_id[1] == "t" and query.user_id[1] == "u" and query.per_page[1] == "5")
-  for _, bad in ipairs({ { page = 1 }, { label = "x" }, { labels = { 1 } }, { per_page = 0 } }) do
+  for _, bad in ipairs({ { page = 1 }, { label = "x" }, { labels = { 1 } }, { per_page = 0 },
+    -- Without the label it would be a list of all.
+    { labels = { team = "a" } } }) do
     local ok, err = pcall(client.each, client, bad)
     assert(not ok and type(err) == "string", tostring(err))
   end

@@ -129,6 +129,9 @@ test("network: a sandbox whose list the server did not take is deleted", functio
   fails("network_allowlist", { "a.b" })
   fails("network_allowlist", { "a.b" }, json.array({}))
   fails("network_allowlist", { "a.b" }, "a.b")
+  fails("network_allowlist", { "a.b" }, { "c.d" })
+  fails("network_allowlist", {}, json.object({}))
+  fails("network_denylist", { "a.b", "10.0.0.0/8" }, nil, { "a.b", "10.0.0.0/9" })
   fails("network_allowlist", {}, { "a.b" })
   fails("network_denylist", { "a.b" }, nil, json.array({}))
   answer = { allow = json.null, deny = json.null }
@@ -162,6 +165,28 @@ test("network: what is not applied in time is said, and waiting can be cancelled
     end)
 end)
 
+test("network: neither generation nor flag alone means applied; a failure is unknown", function()
+  local looks = {}
+  with_vm({
+    put_egress = function()
+      return 202, policy({ generation = 5, applied_generation = 5, applied = false })
+    end,
+    get_egress = function(call) return table.unpack(looks[call.n] or looks[#looks]) end,
+  }, function(box, server)
+    local function look(applied_generation, applied)
+      return { 200, policy({
+        generation = 5, applied_generation = applied_generation, applied = applied,
+      }) }
+    end
+    looks = { look(5, false), look(4, true), look(5, true) }
+    box:set_network({ allow = "*" })
+    assert(server:count("get_egress") == 3)
+    looks = { { 500, { detail = "broken" } } }
+    local err = expect.failure(box.set_network, box, { allow = "*" })
+    assert(err.status == 500 and err.outcome == "unknown")
+  end)
+end)
+
 test("network: a policy that is not the one asked for is never taken for it", function()
   local answer
   with_vm({ put_egress = function() return 200, policy({ policy = answer }) end }, function(box)
@@ -179,6 +204,19 @@ test("network: a policy that is not the one asked for is never taken for it", fu
     fails({ deny = { "a.b" } }, none, empty)
     fails({ deny = { "a.b" } }, none, none)
     fails({ allow = "*" }, empty, none)
+    fails({ allow = { "a.b" } }, { "c.d" }, none)
+    fails({ deny = { "a.b", "1.2.3.4" } }, none, { "a.b", "1.2.3.5/32" })
+    fails({ deny = { "0.0.0.0/0" } }, none, { "0.0.0.0/1" })
+    fails({ deny = { "1.2.3.4" } }, none, { "1.2.3.4/33" })
+    local endless = json.array({})
+    for i = 1, 200000 do endless[i] = "10.0.0." .. i % 256 end
+    fails({ deny = { "10.0.0.7" } }, none, endless) -- more than one answer may have
+    for _, written in ipairs({
+      { "A.B.", "10.0.0.0/8", "1.2.3.4/32" }, { "0.0.0.0/0", "a.b", "own.example" },
+    }) do
+      answer = { allowlist = none, denylist = written }
+      box:set_network({ deny = { "a.b", "10.9.9.9/8", "1.2.3.4" } })
+    end
     answer = { allowlist = none, denylist = none }
     assert(box:set_network({ allow = "*" }).denylist == nil)
   end)
@@ -203,7 +241,8 @@ test("network: hostile answers are named by their field", function()
     fails("'applied_generation' is not an integer", but("applied_generation", "1"))
     fails("'applied' is missing", but("applied", json.null))
     fails("'policy.allowlist' is not a list", but("policy", { allowlist = "a.b" }))
-    fails("'policy.allowlist' is not a list of strings", but("policy", { allowlist = { x = 1 } }))
+    fails("'policy.allowlist' is not a list", but("policy", { allowlist = { x = 1 } }))
+    fails("'policy.allowlist' is not a list", but("policy", { allowlist = json.object({}) }))
     fails("'policy.denylist' is not a list of strings", but("policy", { denylist = { 1 } }))
     fails("'policy' has both lists", but("policy", { allowlist = { "a" }, denylist = { "b" } }))
   end)

@@ -147,6 +147,30 @@ test("ownership: what cannot be deleted is a failure that names it", function()
   client:delete("sbx-1")
 end)
 
+test("ownership: an API in trouble is asked to delete again, while there is time", function()
+  local function fail(call) if call.n <= 2 then return 500, { detail = "no" } end end
+  local server <close> = api.start({ bulk_delete = fail, delete = fail })
+  local client <close> = server:client()
+  for _ = 1, 3 do
+    client:create(WANTED)
+  end
+  local text = logged(function() assert(#run.finish() == 0) end)
+  assert(text:find("created 3 sandboxes, deleted 3", 1, true), text)
+  assert(next(server.sandboxes) == nil)
+end)
+
+test("ownership: a delete that is refused is not asked for again", function()
+  local server <close> = api.start({ delete = function() return 403, { detail = "no" } end })
+  local client <close> = server:client()
+  client:create(WANTED)
+  local failures
+  local text = logged(function() failures = run.finish() end)
+  assert(#failures == 1 and text:find("left 1: sbx-1", 1, true), text)
+  assert(server:count("delete") == 1)
+  server.handlers.delete = nil
+  client:delete("sbx-1")
+end)
+
 test("ownership: a failing delete does not hide the script's error", function()
   local broken = true
   local server <close> = api.start({

@@ -257,18 +257,43 @@ test("poller: a failure is told to those it is about", virtual, function()
   local ids, boots = names(100)
   local cloud = new_cloud(boots)
   cloud.answer = function(call)
-    if call.body then errors.raise({ kind = "api", status = 503, message = "broken" }) end
+    if call.body then errors.raise({ kind = "api", status = 403, message = "no" }) end
   end
   local failed = 0
   task.map(ids, function(id)
     local ok, err = pcall(watch_until_running, cloud, id)
     if not ok then
-      test.equal(err.status, 503)
+      test.equal(err.status, 403)
       failed = failed + 1
     end
   end, { limit = #ids })
   test.equal(failed, 100)
   test.equal(cloud.asked, 1)
+  cloud.check_idle()
+end)
+
+test("poller: a thousand for a minute of trouble take few requests", virtual, function()
+  local ids, boots = names(1000)
+  local cloud = new_cloud(boots)
+  cloud.answer = function(call)
+    if task.now() - cloud.began >= 60 then return nil end
+    errors.raise({ kind = "api", status = call.body and 503 or 500, message = "broken" })
+  end
+  task.map(ids, function(id) watch_until_running(cloud, id) end, { limit = #ids })
+  assert(cloud.asked < 400, cloud.asked)
+  cloud.check_idle()
+end)
+
+test("poller: after trouble nobody asks before Retry-After", virtual, function()
+  local ids, boots = names(2)
+  local cloud = new_cloud(boots)
+  cloud.answer = function(_, n)
+    if n > 1 then return nil end
+    errors.raise({ kind = "api", status = 503, retry_after = 30, message = "later" })
+  end
+  task.map(ids, function(id) watch_until_running(cloud, id) end, { limit = #ids })
+  test.equal(cloud.asked, 2)
+  assert(cloud.requests[2].at >= 30, cloud.requests[2].at)
   cloud.check_idle()
 end)
 

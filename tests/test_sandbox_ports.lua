@@ -7,6 +7,7 @@ local expect = dofile(here .. "expect.lua")
 local errors = require("sbx.errors")
 local http = require("sbx.http")
 local json = require("sbx.json")
+local log = require("sbx.log")
 local local_server = require("sbx.local_server")
 local net = require("sbx.net")
 local run = require("sbx.run")
@@ -36,6 +37,41 @@ test("ports: TCP has an endpoint in place of a URL", function()
     assert(tostring(exposed):find("tcp.example:30001", 1, true))
     local sent = server.calls[#server.calls].body
     assert(sent.protocol == "TCP" and sent.name == "db" and sent.port == 5432)
+  end)
+end)
+
+test("ports: a server without TCP says so, and what it opened instead is ended", function()
+  for _, said in ipairs({ json.null, "HTTP" }) do
+    with_box({
+      expose = function(call)
+        return 200, {
+          exposure_id = "exp-7", sandbox_id = call.id, port = call.body.port, name = json.null,
+          protocol = said, url = "http://x/", tls_socket = "",
+        }
+      end,
+    }, function(server, _, box)
+      local err = expect.code("expose_tcp", box.expose, box, 5432, { protocol = "TCP" })
+      assert(err.kind == "unsupported" and err.message:find('"HTTP"', 1, true), err.message)
+      assert(server:count("unexpose") == 1)
+      assert(server.calls[#server.calls].path:find("/expose/exp-7", 1, true))
+      assert(box:expose(5432).url == "http://x/" and server:count("unexpose") == 1)
+    end)
+  end
+end)
+
+test("ports: what cannot be closed again is told, and the first failure is raised", function()
+  local written = {}
+  log.set_writer(function(line) written[#written + 1] = line end)
+  local _ <close> = setmetatable({}, { __close = function() log.set_writer(nil) end })
+  with_box({
+    expose = function(call)
+      return 200, { exposure_id = "exp-7", sandbox_id = call.id, port = 1, url = "http://x/" }
+    end,
+    unexpose = function() return 403, { detail = "not yours" } end,
+  }, function(_, _, box)
+    local err = expect.code("BAD_ANSWER", box.expose, box, 5432)
+    assert(err.message:find("'port' is another one", 1, true))
+    assert(#written == 1 and written[1]:find("cannot unexpose a port: .*not yours"), written[1])
   end)
 end)
 
@@ -129,7 +165,9 @@ test("ports: hostile answers are named by their field", function()
   local bad = {
     { "exposure_id", 7 }, { "exposure_id", "" }, { "exposure_id", ".." },
     { "exposure_id", "a\nb" }, { "sandbox_id", "sbx-2" }, { "port", "80" }, { "port", 81 },
-    { "url", json.null }, { "protocol", "TCP" }, { "protocol", {} }, { "name", 4 },
+    { "url", json.null }, { "url", "" },
+    { "url", "file:///etc/passwd" }, { "url", "http://a b/" },
+    { "protocol", "TCP" }, { "protocol", {} }, { "name", 4 },
     { "external_port", 1.5 }, { "external_endpoint", true },
   }
   local change
@@ -141,11 +179,15 @@ test("ports: hostile answers are named by their field", function()
       return 200, answer
     end,
     list_exposed = function() return 200, change.list end,
-  }, function(_, client, box)
+  }, function(server, client, box)
     for _, one in ipairs(bad) do
       change = one
+      local before = server:count("unexpose")
       local err = expect.code("BAD_ANSWER", box.expose, box, 80)
       assert(err.kind == "api" and err.message:find("'" .. one[1] .. "'", 1, true), err.message)
+      -- Without an id there is nothing that could be taken back.
+      local ids = one[1] == "exposure_id" and one[2] ~= "a\nb" and 0 or 1
+      assert(server:count("unexpose") == before + ids, one[1])
     end
     for text, list in pairs({
       ["'exposures' is not a table"] = { exposures = "none" },

@@ -16,6 +16,21 @@ test("registry: credentials, without what the API does not name", function()
   assert(#client:list_registry_credentials() == 0)
 end)
 
+test("registry: fields in either spelling, and the known one before the other", function()
+  local one = {
+    id = "cred-1", name = "mine", server = "registry.example", created_at = "then",
+    updatedAt = json.null, updated_at = "later", userId = "u-1", user_id = 7,
+    password = "hunter-4714",
+  }
+  local server <close> = api.start({
+    credentials = function() return 200, { credentials = { one } } end,
+  })
+  local client <close> = server:client()
+  local found = client:list_registry_credentials()[1]
+  assert(found.created_at == "then" and found.updated_at == "later" and found.user_id == "u-1")
+  assert(not expect.shows(found, "hunter-4714"))
+end)
+
 test("registry: an image is checked, also when the server stumbles", function()
   local server <close> = api.start({
     check_image = function(call) if call.n == 1 then return 502, "bad gateway" end end,
@@ -55,6 +70,9 @@ test("registry: misuse, refusals, hostile answers and cancelling", function()
   fails("'accessible' is missing", "check_docker_image", {})
   fails("'details' is not a string", "check_docker_image", { accessible = true, details = {} })
   fails("'credentials' is not a table", "list_registry_credentials", { credentials = 7 })
+  fails("'credentials' is not a list", "list_registry_credentials", {
+    credentials = json.object({}),
+  })
   fails("'credentials[1].server' is missing", "list_registry_credentials", {
     credentials = json.array({ { id = "a", name = "b" } }),
   })

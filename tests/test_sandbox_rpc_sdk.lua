@@ -1,27 +1,17 @@
 -- The command session against what others made of it: our client and a server of the
--- Connect library, the vendor's SDK and the server that the other tests use. Folders of
--- Python environments with the SDK are in SBXLUA_SDKS, as for test_server_sdk.lua.
+-- Connect library, the vendor's SDK and the server that the other tests use.
 
 local fs = require("sbx.fs")
 local process = require("sbx.process")
 
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
+local sdks = dofile(here .. "sdk_support.lua")
 local api = dofile(here .. "peers/api.lua")
 local rpc = dofile(here .. "peers/rpc.lua")
 
-local function find_python()
-  for folder in (os.getenv("SBXLUA_SDKS") or ""):gmatch("[^:]+") do
-    local python = folder .. "/bin/python"
-    local code = "from prime_sandboxes._proto.command_session import command_session_pb2"
-    if fs.exists(folder .. "/ready") and process.run({ python, "-c", code }).code == 0 then
-      return python
-    end
-  end
-  skip("no SDK with a command session in SBXLUA_SDKS: ./dev test installs it where it can")
-end
-
 test("rpc sdk: our client and a server of the Connect library", { timeout = 120 }, function()
-  local peer <close> = process.spawn({ find_python(), here .. "peers/rpc_connect.py" }, {
+  local python = sdks.newest(sdks.COMMAND_SESSION)
+  local peer <close> = process.spawn({ python, here .. "peers/rpc_connect.py" }, {
     stdin = "pipe", stdout = "pipe",
   })
   local port = peer:lines()()
@@ -55,8 +45,9 @@ test("rpc sdk: our client and a server of the Connect library", { timeout = 120 
   peer.stdin:close()
 end)
 
+-- The newer ones live with the real server, in test_server_sdk.lua.
 test("rpc sdk: the vendor's SDK and the server of these tests", { timeout = 120 }, function()
-  local python = find_python()
+  local python = sdks.pythons(sdks.COMMAND_SESSION)[1]
   local vm <close> = rpc.start({}, { keepalive = 0.05 })
   local server <close> = api.start({ auth = vm:auth() })
   server:add("sbx-1", { vm = true })

@@ -6,6 +6,7 @@ local expect = dofile(here .. "expect.lua")
 local fs = require("sbx.fs")
 local json = require("sbx.json")
 local process = require("sbx.process")
+local run = require("sbx.run")
 local task = require("sbx.task")
 
 local TOKEN = "ssh-token-4712"
@@ -114,7 +115,87 @@ test("ssh: a throw-away key, which goes with the session", function()
       assert(argv:find("-l ssh-1 -- 127.0.0.1 true", 1, true) and argv:find(path, 1, true))
     end
     assert(not fs.exists(path))
+    assert(not expect.shows({ server.calls }, "PRIVATE KEY"))
   end)
+end)
+
+test("ssh: what ssh makes of the words: no questions, no agent, a host of its own", function()
+  if not (process.which("ssh-keygen") and process.which("ssh")) then return end
+  with_box({}, function(box)
+    local session <close> = box:open_ssh_session()
+    local function settings(key)
+      local words = session:argv(key, { "true" })
+      table.insert(words, 2, "-G") -- ssh then only tells how it would go about it
+      local found = {}
+      for line in process.run(words, { check = true }).stdout:gmatch("[^\n]+") do
+        local name, value = line:match("^(%S+) (.*)$")
+        if name then found[name] = value end
+      end
+      return found
+    end
+    local key = session:new_key()
+    local found = settings(key)
+    assert(found.stricthostkeychecking == "accept-new" and found.batchmode == "yes")
+    assert(found.userknownhostsfile == key:gsub("id$", "known_hosts"), found.userknownhostsfile)
+    assert(found.forwardagent == "no" and found.forwardx11 == "no")
+    assert(found.user == "ssh-1" and found.port == "2222" and found.hostname == "127.0.0.1")
+    assert(settings("/nowhere/id").userknownhostsfile == "/dev/null")
+  end)
+end)
+
+test("ssh: keys of a session that is left open go with the run", function()
+  if not process.which("ssh-keygen") then return end
+  with_box({}, function(box)
+    local first, second = box:open_ssh_session(), box:open_ssh_session()
+    local paths = { first:new_key(), first:new_key(), second:new_key() }
+    assert(#run.finish() == 0)
+    for _, path in ipairs(paths) do
+      assert(not fs.exists(path) and not fs.exists((path:gsub("/id$", ""))))
+    end
+    local later = second:new_key()
+    assert(fs.exists(later))
+    second:close()
+    assert(not fs.exists(later))
+  end)
+end)
+
+test("ssh: a key that is made while the session closes goes, too", function()
+  if not process.which("ssh-keygen") then return end
+  local closing = task.waiter("close of the session")
+  with_box({ close_ssh = function() closing:wait() end }, function(box)
+    local session = box:open_ssh_session()
+    local paths = {}
+    task.scope(function(scope)
+      scope:spawn(session.close, session)
+      paths[1] = session:new_key()
+      closing:wake(true)
+    end)
+    assert(#paths == 1 and not fs.exists(paths[1]))
+    expect.misuse("is closed", session.new_key, session)
+  end)
+end)
+
+test("ssh: a token that was told over TLS never goes in clear", function()
+  local config
+  with_box({
+    -- As if the request had come to an address with https.
+    open_ssh = function() config.base_url = "HTTPS" .. config.base_url:sub(5) end,
+  }, function(box, _, client)
+    config = client.config
+    local plain = config.base_url
+    local err = expect.code("BAD_ANSWER", box.open_ssh_session, box)
+    config.base_url = plain
+    assert(err.message:find("'gateway_url' is no https address", 1, true), err.message)
+  end)
+end)
+
+test("ssh: an answer that cannot be read is not shown, for it has the token", function()
+  for _, body in ipairs({ '[{"token":"' .. TOKEN .. '"}]', '{"token":"' .. TOKEN .. '","ho' }) do
+    with_box({ open_ssh = function() return 200, body end }, function(box)
+      local err = expect.code("BAD_ANSWER", box.open_ssh_session, box)
+      assert(not expect.shows(err, TOKEN) and err.body == nil)
+    end)
+  end
 end)
 
 test("ssh: hostile answers are named by their field, without the token", function()
@@ -132,7 +213,8 @@ test("ssh: hostile answers are named by their field, without the token", functio
       { "port", "22" }, { "port", 0 }, { "port", 70000 }, { "sandbox_id", "sbx-other" },
       { "token", "" }, { "token", "a\r\nx: y" }, { "token", 7 },
       { "gateway_url", "file:///etc/passwd" }, { "gateway_url", "http://u:p@h/" },
-      { "gateway_url", "http://h/?x=" }, { "user_ns", ".." }, { "job_id", "" },
+      { "gateway_url", "http://h/?x=" },
+      { "gateway_url", "http:///x" }, { "user_ns", ".." }, { "job_id", "" },
       { "ttl_seconds", "900" }, { "external_endpoint", {} },
     }) do
       name, value = bad[1], bad[2]

@@ -65,32 +65,48 @@ test("status: what is true for all is raised", function()
   expect.misuse("sandbox", client.get_status, client, { "" })
 end)
 
-test("status: hostile answers", function()
+test("status: what an answer does not say for certain is asked for by itself", function()
   local answer
   local server <close> = api.start({ batch = function() return 200, answer end })
   local client <close> = server:client()
-  local function fails(text, given)
+  server:add("a", { status = "RUNNING" })
+  local one, none = { sandbox_id = "a", status = "PAUSED" }, json.array({})
+  local function check(given, status, gets)
     answer = given
-    local err = expect.code("BAD_ANSWER", client.get_status, client, { "a" })
-    assert(err.message:find(text, 1, true), err.message)
+    local before = server:count("get")
+    local statuses, failures = client:get_status({ "a" })
+    assert(statuses.a.status == status and next(failures) == nil, tostring(failures.a))
+    assert(server:count("get") - before == gets)
   end
-  local one, none = { sandbox_id = "a", status = "RUNNING" }, json.array({})
-  fails("'statuses' is not a table", { errors = none })
-  fails("'errors' is not a table", { statuses = { one } })
-  fails("'statuses[1]' is not an object", { statuses = { 7 }, errors = none })
-  fails("'statuses[1].status' is missing", { statuses = { { sandbox_id = "a" } }, errors = none })
-  fails("'statuses[2].sandbox_id' was not asked for", { statuses = { one, one }, errors = none })
-  fails("'errors[1].sandbox_id' was not asked for", {
-    statuses = none, errors = { { sandbox_id = "b", code = "NOT_FOUND" } },
-  })
-  answer = { statuses = none, errors = none }
-  local statuses, failures = client:get_status({ "a" })
-  assert(next(statuses) == nil and failures.a.code == "BAD_ANSWER")
-  answer = {
-    statuses = none, errors = { { sandbox_id = "a", code = "NEW\27[31m", message = "x" } },
-  }
-  statuses, failures = client:get_status({ "a" })
-  assert(next(statuses) == nil and not failures.a.message:find("\27", 1, true))
+  check({ statuses = { one }, errors = none }, "PAUSED", 0)
+  check({ statuses = { 7, {}, { sandbox_id = 7 }, one, { sandbox_id = "a", status = "ERROR" } } },
+    "PAUSED", 0)
+  check({ statuses = { one }, errors = { { sandbox_id = "a", code = "NOT_FOUND" } } }, "PAUSED", 0)
+  for _, vague in ipairs({
+    { statuses = none }, { statuses = none, errors = 7 }, { statuses = { a = one } },
+    { statuses = { { sandbox_id = "a" } }, errors = none },
+    { statuses = { { sandbox_id = "b", status = "ERROR" } }, errors = none },
+    { statuses = none, errors = { { sandbox_id = "b", code = "NOT_FOUND" } } },
+    { statuses = none, errors = { { sandbox_id = "a", code = "NEW\27[31m", message = "x" } } },
+  }) do
+    check(vague, "RUNNING", 1)
+  end
+  answer = { errors = none }
+  local err = expect.code("BAD_ANSWER", client.get_status, client, { "a" })
+  assert(err.message:find("'statuses' is not a table", 1, true), err.message)
+  answer = { statuses = none }
+  server.sandboxes.a.id = "other"
+  assert(select(2, client:get_status({ "a" })).a.code == "BAD_ANSWER")
+  server.sandboxes.a = nil
+  assert(select(2, client:get_status({ "a" })).a.status == 404)
+end)
+
+test("status: waits and get_status learn from each other that there is no batch", function()
+  local server <close> = api.start({ batch = function() return 404, {} end })
+  local client <close> = server:client()
+  client:bulk_wait_for_creation({ server:add("sbx-1"), server:add("sbx-2") })
+  client:get_status({ "sbx-1", "sbx-2" })
+  assert(server:count("batch") == 1)
 end)
 
 test("status: waiting can be cancelled", function()

@@ -161,7 +161,8 @@ test("tokens: a malformed answer is an api error and is not kept", function()
     { gateway_url = "ftp://x" }, { user_ns = false }, { token = "" }, { gateway_url = "http://" },
     { gateway_url = "http://ann:hunter2@127.0.0.1" }, { gateway_url = "http://h/?a=b" },
     { gateway_url = "http://h x" }, { expires_at = "2026-13-01T00:00:00Z" },
-    { expires_at = ("9"):rep(10000) },
+    { expires_at = ("9"):rep(10000) }, { token = ("x"):rep(70000) },
+    { job_id = ("x"):rep(70000) },
   }) do
     local server <close> = api.start({
       auth = function(call, server)

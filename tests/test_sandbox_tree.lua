@@ -3,6 +3,7 @@
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local folder_box = dofile(here .. "peers/folder_box.lua")
 
+local core = require("sbx.core.fs")
 local fs = require("sbx.fs")
 local process = require("sbx.process")
 local task = require("sbx.task")
@@ -159,6 +160,31 @@ test("tree: what is excluded goes neither way", function()
   box:down({ exclude = { "large", "n*", "\\[odd" }, progress = function(_, all) total = all end })
   test_.equal(fs.list(box.to), { "dangling", "empty", "folder link", "script", "secret", "sub" })
   assert(total < 500000, "it was not even packed")
+end)
+
+test("tree: what has two names in the sandbox comes, whatever name is excluded", function()
+  local box <close> = start()
+  local from = box.path .. "/in"
+  fs.mkdir(from .. "/sub", { parents = true })
+  fs.write(from .. "/a.log", "data")
+  fs.symlink("b", from .. "/link")
+  core.link(from .. "/a.log", from .. "/b")
+  core.link(from .. "/link", from .. "/second link")
+  for _, tools in ipairs({ {}, { "python3" } }) do
+    box.tools = tools[1] and tools or nil
+    test_.equal(box:down().links, 3)
+    assert(describe(box.to, true) == describe(from, true))
+    fs.remove(box.to, { recursive = true })
+    for _, case in ipairs({
+      { "*.log", "lin[k]", "b", "second link" }, { "[b]", "second*", "a.log", "link" },
+    }) do
+      box:down({ exclude = { case[1], case[2] } })
+      test_.equal(fs.list(box.to), { case[3], case[4], "sub" })
+      assert(fs.read(box.to .. "/" .. case[3]) == "data")
+      assert(fs.readlink(box.to .. "/" .. case[4]) == "b")
+      fs.remove(box.to, { recursive = true })
+    end
+  end
 end)
 
 test("tree: links that lead outside are refused on both sides, or left out", function()

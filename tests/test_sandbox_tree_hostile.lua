@@ -120,7 +120,7 @@ test("unpack: links that lead outside are refused, or left out", function()
     link("l", "/etc"), link("l", ".."), link("l", "../precious"), link("a/b", "../../precious"),
     link("l", "x/../../precious"), link("l", ""), link("q/l", "..") .. link("z", "q/l/../precious"),
     hard("l", "../precious"), hard("l", "/etc/passwd"), hard("l", "none"), hard("l", ""),
-    entry("directory", "d") .. hard("l", "d"), link("s", "f") .. hard("h", "s"),
+    entry("directory", "d") .. hard("l", "d"), link("d/s", "../f") .. hard("h", "d/s"),
     flagged(file("dev", ""), "3"), flagged(file("dev", ""), "4"), flagged(file("fifo", ""), "6"),
   }) do
     local err = try(archive)

@@ -319,6 +319,23 @@ test("tar: a file that changes while it is packed", function()
   assert(not ok and err.kind == "io" and err.code == "ESTALE")
 end)
 
+test("tar: a file that became a link while its folder was packed is not followed", function()
+  local folder <close> = fs.tmpdir({})
+  local tree = folder.path .. "/tree"
+  fs.mkdir(tree)
+  fs.write(folder.path .. "/outside", "outside")
+  fs.write(tree .. "/a", ("x"):rep(600000))
+  fs.write(tree .. "/b", "b")
+  local archive <close> = pack(tree, { filter = inside.filter({}), skip_unsafe = false })
+  assert(archive:next())
+  fs.remove(tree .. "/b")
+  fs.symlink("../outside", tree .. "/b")
+  local ok, err = pcall(function()
+    while archive:next() do end
+  end)
+  assert(not ok and err.kind == "io" and err.code == "EXDEV")
+end)
+
 -- -------------------------------------------------------------- names and links
 
 test("tree: names that stay inside, and those that do not", function()

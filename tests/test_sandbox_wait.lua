@@ -93,6 +93,23 @@ test("wait: an ended sandbox raises the kind of its error", function()
   end
 end)
 
+test("wait: what the API says of an ended sandbox is made fit to be shown", function()
+  local hostile = "\27[2J" .. api.KEY .. ("x"):rep(70000)
+  local server <close> = api.start({
+    get = function()
+      return 200, api.object("sbx-1", {
+        status = "ERROR", errorType = hostile, errorMessage = hostile,
+      })
+    end,
+  })
+  local client <close> = server:client()
+  local err = api.failure(client.wait_for_creation, client, "sbx-1")
+  for _, name in ipairs({ "error_type", "error_message", "message" }) do
+    local text = err[name]
+    assert(#text < 2000 and not text:find("\27", 1, true) and not text:find(api.KEY, 1, true), name)
+  end
+end)
+
 test("wait: the deadline is total, and says what was seen last", function()
   local server <close> = api.start({ exec = function() return api.HANG end })
   local client <close> = server:client()
@@ -186,7 +203,7 @@ test("wait: in a batch the order does not matter, nor what it says of others", f
 end)
 
 test("wait: what a batch refuses to tell of one fails that one", function()
-  local codes = { NOT_FOUND = 404, FORBIDDEN = 403, MANAGED = 409 }
+  local codes = { FORBIDDEN = 403, MANAGED = 409 }
   for code, status in pairs(codes) do
     local server <close> = api.start({
       batch = function()
@@ -207,6 +224,41 @@ test("wait: what a batch refuses to tell of one fails that one", function()
     assert(err.kind == "api" and err.code == code and err.status == status)
     assert(not err.message:find("\27"))
   end
+end)
+
+test("wait: one that is not known has ended, alone or among many, by GET or in a batch", function()
+  local server <close> = api.start()
+  local client <close> = server:client()
+  local kept, gone = server:add("sbx-1"), "sbx-gone"
+  local function check(err)
+    assert(err.kind == "not_running" and err.error_type == "SANDBOX_NOT_FOUND", tostring(err))
+    assert(err.sandbox_id == gone and err.status == "TERMINATED" and err.cause.status == 404)
+  end
+  check(api.failure(client.wait_for_creation, client, gone))
+  check(task.settle({
+    function() return client:wait_for_creation(kept) end,
+    function() return client:wait_for_creation(gone) end,
+  })[2].error)
+  for _, ids in ipairs({ { gone }, { kept, gone } }) do
+    local err = api.failure(client.bulk_wait_for_creation, client, ids)
+    assert(err.kind == "not_running" and err.failed[gone] == "TERMINATED")
+    check(err.errors[1])
+    local statuses, failures = client:bulk_wait_for_creation(ids, { on_error = "collect" })
+    assert(statuses[gone] == "TERMINATED")
+    check(failures[gone])
+  end
+  local box = client:create({ name = "a", docker_image = "x" })
+  server.sandboxes[box.id] = nil
+  api.failure(box.wait, box)
+  assert(box.status == "TERMINATED" and box.error_type == "SANDBOX_NOT_FOUND")
+end)
+
+test("wait: a command that the gateway has no route for says nothing of the sandbox", function()
+  local server <close> = api.start({ exec = function() return 404, { error = "x" } end })
+  local client <close> = server:client()
+  server:add("sbx-1")
+  local statuses, failures = client:bulk_wait_for_creation({ "sbx-1" }, { on_error = "collect" })
+  assert(statuses["sbx-1"] == "RUNNING" and failures["sbx-1"].status == 404)
 end)
 
 test("wait: an id that the API does not take spoils it for no other", function()

@@ -9,6 +9,8 @@ local answers = {}
 
 local MAX_ID = 256 -- bytes
 
+local ARRAY = getmetatable(json.array()) -- of what came from [...]
+
 ---Raises kind `api`, code `BAD_ANSWER`.
 ---@param call { op: string, sandbox_id?: string }
 ---@param what string  for people: "'port' is not an integer"
@@ -20,12 +22,29 @@ local function snake_case(name)
   return (name:gsub("(%l)(%u)", "%1_%2"):lower())
 end
 
-local function is_of(value, wanted)
-  return type(value) == wanted or math.type(value) == wanted
+local function camel_case(name)
+  return (name:gsub("_(%l)", string.upper))
+end
+
+-- `value` if it is of this type, else nil; a whole number may be written as 3.0.
+local function of_type(value, wanted)
+  if wanted == "integer" then return math.type(value) and math.tointeger(value) end
+  if type(value) == wanted then return value end
+  return nil
+end
+
+-- Under the name that the API is known to use, else in its other spelling.
+local function spelled(object, name)
+  for _, one in ipairs({ name, snake_case(name), camel_case(name) }) do
+    if object[one] ~= nil and object[one] ~= json.null then return object[one] end
+  end
+  return nil
 end
 
 ---The fields of `object` as `shape` has them: name on the wire → "string", "integer",
 ---"number", "boolean" or "table", with a "?" behind it where it may be absent or null.
+---A field that is not there under its name is looked for in the other spelling:
+---`buildId` for `build_id`, and the other way round.
 ---@param call { op: string, sandbox_id?: string }
 ---@param object any
 ---@param shape table<string, string>
@@ -37,20 +56,26 @@ function answers.read(call, object, shape, where)
   end
   local found = {}
   for name, wanted in pairs(shape) do
-    local value = object[name]
+    local value = spelled(object, name)
     local bare = wanted:match("^%a+")
-    if value == json.null or value == nil then
-      value = nil
+    if value == nil then
       if bare == wanted then
         answers.refuse(call, ("'%s' is missing"):format(where and where .. "." .. name or name))
       end
-    elseif not is_of(value, bare) then
+    elseif of_type(value, bare) == nil then
       answers.refuse(call, ("'%s' is not %s %s"):format(where and where .. "." .. name or name,
         bare == "integer" and "an" or "a", bare))
     end
-    found[snake_case(name)] = value
+    found[snake_case(name)] = of_type(value, bare)
   end
   return found
+end
+
+---Whether a value of an answer was written as a list; an object without fields is none.
+---@param value any
+---@return boolean
+function answers.is_list(value)
+  return type(value) == "table" and getmetatable(value) == ARRAY
 end
 
 ---The objects of a list in an answer, each read by `shape`.
@@ -60,8 +85,11 @@ end
 ---@param shape table<string, string>
 ---@return table[]
 function answers.list(call, answer, name, shape)
+  local items = failure.field(call, answer, name, "table")
+  -- An object would pass for an empty list.
+  if not answers.is_list(items) then answers.refuse(call, ("'%s' is not a list"):format(name)) end
   local list = {}
-  for i, item in ipairs(failure.field(call, answer, name, "table")) do
+  for i, item in ipairs(items) do
     list[i] = answers.read(call, item, shape, ("%s[%d]"):format(name, i))
   end
   return list

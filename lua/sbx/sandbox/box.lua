@@ -2,7 +2,6 @@
 -- methods without the id. As a `<close>` value it deletes what this run made.
 
 local check = require("sbx.check")
-local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
 local json = require("sbx.json")
 local log = require("sbx.log")
@@ -23,11 +22,16 @@ local task = require("sbx.task")
 ---@field gpu_type string|nil
 ---@field vm boolean
 ---@field network_access boolean|nil
+---@field network_allowlist string[]|nil
+---@field network_denylist string[]|nil
 ---@field timeout_minutes integer
 ---@field idle_timeout_minutes integer|nil
 ---@field labels string[]
 ---@field environment_vars table<string, string>|nil
+---@field secrets table<string, string>|nil  their values not shown
+---@field advanced_configs table|nil
 ---@field created_at string
+---@field updated_at string|nil
 ---@field started_at string|nil
 ---@field terminated_at string|nil
 ---@field exit_code integer|nil
@@ -36,6 +40,10 @@ local task = require("sbx.task")
 ---@field termination_reason string|nil
 ---@field team_id string|nil
 ---@field user_id string|nil
+---@field kubernetes_job_id string|nil
+---@field region string|nil
+---@field registry_credentials_id string|nil
+---@field pending_image_build_id string|nil  the image that it waits for
 ---@field keep boolean|nil  true: neither `<close>` nor the end of the run deletes it
 local Box = {}
 
@@ -45,6 +53,8 @@ local CLOSE_SECONDS = 30 -- for the delete that a `<close>` does
 
 -- Only these become fields: a peer must not be able to shadow a method.
 local field_names = {}
+-- Name on the wire → field: in snake_case, and as the API writes it.
+local field_of = { memoryGB = "memory_gb", diskSizeGB = "disk_size_gb" }
 for name in ([[
   id name docker_image start_command cpu_cores memory_gb disk_size_gb disk_mount_path
   gpu_count gpu_type vm network_access network_allowlist network_denylist status
@@ -53,17 +63,12 @@ for name in ([[
   team_id kubernetes_job_id region registry_credentials_id error_type error_message
   pending_image_build_id]]):gmatch("%S+") do
   field_names[name] = true
+  field_of[name] = name
+  field_of[name:gsub("_(%l)", string.upper)] = name
 end
 
 -- Kept apart from the object, so that printing or encoding one shows data only.
 local clients = setmetatable({}, { __mode = "k" })
-
----`memoryGB` → `memory_gb`; a name in snake_case stays.
----@param name string
----@return string
-function box.snake_case(name)
-  return (name:gsub("(%l)(%u)", "%1_%2"):lower())
-end
 
 local function plain(value)
   if value == json.null then return nil end
@@ -75,28 +80,30 @@ local function fill(self, answer)
     self[name] = nil
   end
   for name, value in pairs(answer) do
-    local field = type(name) == "string" and box.snake_case(name)
-    if field and field_names[field] then self[field] = plain(value) end
+    local field = field_of[name]
+    value = plain(value)
+    -- Where both spellings are there, the API's own counts.
+    if field and value ~= nil and (name ~= field or self[field] == nil) then self[field] = value end
   end
   if type(self.labels) ~= "table" then self.labels = {} end
   return self
 end
 
----A sandbox made of an answer; raises an `api` error when it cannot be one.
+---A sandbox made of an answer; raises an `api` error when it cannot be one, or is
+---about another one than `call.sandbox_id`.
 ---@param client sbx.sandbox.Client
----@param call { op: string }
+---@param call { op: string, sandbox_id?: string }
 ---@param answer table
 ---@return sbx.sandbox.Box
 function box.from(client, call, answer)
   local id = failure.field(call, answer, "id", "string")
   failure.field(call, answer, "status", "string")
-  if id == "" or #id > 256 then
-    errors.raise({
-      kind = "api",
-      code = "BAD_ANSWER",
-      op = call.op,
-      message = call.op .. ": the server's answer has an impossible sandbox id",
-    })
+  -- Dot segments would be resolved away, and a request reach another path.
+  if id == "" or id == "." or id == ".." or #id > 256 or id:find("%c") then
+    error(failure.bad_answer(call, nil, "an impossible sandbox id"), 0)
+  end
+  if call.sandbox_id and call.sandbox_id ~= id then
+    error(failure.bad_answer(call, nil, "it is about another sandbox"), 0)
   end
   local self = setmetatable(fill({}, answer), Box)
   clients[self] = client
@@ -115,6 +122,7 @@ Box.__index = Box
 
 -- `box.keep = true` is also noted for the case that this process is killed.
 function Box:__newindex(key, value)
+  if key == "keep" then value = value or nil end -- that it is set later shall show
   rawset(self, key, value)
   if key == "keep" and value then clients[self].owned:mark_kept(self) end
 end

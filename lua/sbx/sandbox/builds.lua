@@ -3,6 +3,7 @@
 -- anyone write there, so it is shown nowhere.
 
 local answers = require("sbx.sandbox.answers")
+local build_status = require("sbx.sandbox.build_status")
 local check = require("sbx.check")
 local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
@@ -15,104 +16,16 @@ local pack = require("sbx.sandbox.pack")
 local request = require("sbx.sandbox.request")
 local retry = require("sbx.retry")
 local task = require("sbx.task")
-local throttle = require("sbx.sandbox.throttle")
+local transfers = require("sbx.sandbox.transfers")
 local url = require("sbx.url")
 local wire = require("sbx.sandbox.wire")
 
 ---@class sbx.sandbox.Client
 local methods = {}
 
-local BUILD_SECONDS = 3600
-local FIRST_PAUSE, LONGEST_PAUSE = 1, 10 -- seconds between two looks
-local GROWTH = 1.5
 local SEND_ATTEMPTS = 3
 
-local ended = { COMPLETED = true, FAILED = true, CANCELLED = true }
-
----@class sbx.sandbox.Build
----@field build_id string
----@field status string  PENDING, UPLOADING, BUILDING, COMPLETED, FAILED, CANCELLED
----@field full_image_path string|nil  for `docker_image` of create
----@field image_name string|nil
----@field image_tag string|nil
----@field error_message string|nil
----@field visibility string|nil
----@field size_bytes integer|nil
----@field created_at string|nil
----@field started_at string|nil
----@field completed_at string|nil
-
-local shape = {
-  status = "string", fullImagePath = "string?", imageName = "string?", imageTag = "string?",
-  errorMessage = "string?", visibility = "string?", sizeBytes = "integer?",
-  createdAt = "string?", startedAt = "string?", completedAt = "string?",
-}
-
 -- ---------------------------------------------------------------------- looking
-
----@async
-local function look(client, build_id, op)
-  local call = {
-    op = op, method = "GET", path = "/images/build/" .. url.escape(build_id),
-  }
-  local answer = wire.call(client, call)
-  local found = answers.read(call, answer, shape)
-  local ids = answers.read(call, answer, {
-    id = "string?", build_id = "string?", buildId = "string?",
-  })
-  if (ids.build_id or ids.id or build_id) ~= build_id then
-    answers.refuse(call, "'buildId' is another one")
-  end
-  found.build_id = build_id
-  return found
-end
-
-local function build_failed(op, build)
-  errors.raise({
-    kind = "image_build",
-    code = failure.clean(build.status, nil, 100),
-    op = op,
-    build_id = build.build_id,
-    error_message = build.error_message and failure.clean(build.error_message),
-    message = ("%s %s: the build has ended as %s%s"):format(op,
-      failure.clean(build.build_id, nil, 100), failure.clean(build.status, nil, 100),
-      build.error_message and ": " .. failure.clean(build.error_message) or ""),
-  })
-end
-
--- Calls `on_progress` at each change, and returns what was built.
----@async
-local function follow(client, build_id, op, on_progress)
-  local pause, status = FIRST_PAUSE, nil
-  while true do
-    local build = look(client, build_id, op)
-    if on_progress and build.status ~= status then on_progress(build.status, build) end
-    if build.status == "COMPLETED" then return build end
-    if ended[build.status] then build_failed(op, build) end
-    -- What moves is looked at soon again.
-    if build.status ~= status then pause = FIRST_PAUSE end
-    status = build.status
-    task.sleep(throttle.jitter(pause))
-    pause = math.min(LONGEST_PAUSE, pause * GROWTH)
-  end
-end
-
--- Runs `fn` within `seconds`; `state.build_id` is known once there is one.
----@async
-local function within(seconds, op, state, fn)
-  local in_time, result = task.move_on(seconds, fn)
-  if in_time then return result end
-  errors.raise({
-    kind = "timeout",
-    op = op,
-    build_id = state.build_id,
-    timeout = seconds,
-    outcome = "unknown",
-    message = ("%s%s: not done within %g s%s"):format(op,
-      state.build_id and " " .. failure.clean(state.build_id, nil, 100) or "", seconds,
-      state.build_id and "; the build may go on: client:wait_for_build" or ""),
-  })
-end
 
 ---@async
 ---@param build_id string
@@ -120,27 +33,12 @@ end
 function methods:get_build(build_id)
   request.blame(answers.check_id, build_id, "build_id")
   answers.not_local(self, "get_build", "image builds", images.not_local)
-  return look(self, build_id, "get_build")
-end
-
----@class sbx.sandbox.FollowOptions
----@field timeout? number  seconds in all (default 3600)
----@field on_progress? async fun(status: string, build: sbx.sandbox.Build|nil)  at each change
-
-local function checked_follow(given, more)
-  local defaults = { timeout = BUILD_SECONDS, on_progress = check.none }
-  for name, default in pairs(more or {}) do
-    defaults[name] = default
-  end
-  local options = check.options(given, defaults, -1)
-  check.number(options.timeout, "timeout", 0, 1e9)
-  if options.on_progress ~= nil then check.fn(options.on_progress, "on_progress") end
-  return options
+  return build_status.look(self, build_id, "get_build")
 end
 
 local function checked_wait(build_id, given)
   answers.check_id(build_id, "build_id")
-  return checked_follow(given)
+  return build_status.options(given)
 end
 
 ---Waits until a build has ended. Raises `image_build` when it has failed or was
@@ -152,8 +50,8 @@ end
 function methods:wait_for_build(build_id, options)
   local opts = request.blame(checked_wait, build_id, options)
   answers.not_local(self, "wait_for_build", "image builds", images.not_local)
-  return within(opts.timeout, "wait_for_build", { build_id = build_id }, function()
-    return follow(self, build_id, "wait_for_build", opts.on_progress)
+  return build_status.within(opts.timeout, "wait_for_build", { build_id = build_id }, function()
+    return build_status.follow(self, build_id, "wait_for_build", opts.on_progress)
   end)
 end
 
@@ -173,7 +71,7 @@ end
 ---@field wait? boolean  until it has ended (default true)
 
 local function checked_build(given)
-  local options = checked_follow(check.table(given, "options"), {
+  local options = build_status.options(check.table(given, "options"), {
     name = check.none, tag = "latest", context = check.none, exclude = check.none,
     dockerfile = "Dockerfile", source_image = check.none, platform = "linux/amd64",
     team_id = check.none, visibility = check.none, owner_scope = check.none, wait = true,
@@ -189,6 +87,7 @@ local function checked_build(given)
     error("context, source_image: give one of them", 0)
   end
   if options.context == "" then error("context: is empty", 0) end
+  if options.source_image then transfers.check_source(options.source_image, "source_image") end
   if options.visibility ~= nil then images.visibility(options.visibility, "visibility") end
   options.filter = inside.filter(check.table(options.exclude or {}, "exclude"))
   return options
@@ -218,14 +117,7 @@ local function archive_of(opts)
   error(err, 0)
 end
 
--- The id and the address in the answer to the announcement.
-local function announced(client, call, answer, opts)
-  local found = answers.read(call, answer, { build_id = "string?", upload_url = "string?" })
-  local id = found.build_id or answers.read(call, answer, { buildId = "string?" }).build_id
-  if not id then answers.refuse(call, "'build_id' is missing") end
-  answers.id(call, id, "build_id")
-  if not opts.context then return id end
-  local address = found.upload_url
+local function upload_address(client, call, address)
   if not address then answers.refuse(call, "'upload_url' is missing") end
   local scheme = address:match("^([Hh][Tt][Tt][Pp][Ss]?)://[^/%s@]+/[^%s@]*$")
   if not scheme then answers.refuse(call, "'upload_url' is no http address") end
@@ -234,7 +126,19 @@ local function announced(client, call, answer, opts)
   if api_is_safe and scheme:lower() ~= "https" then
     answers.refuse(call, "'upload_url' is no https address")
   end
-  return id, address
+  return address
+end
+
+-- The build that was announced, still to be done, and the address for its context.
+local function announced(client, call, answer, opts)
+  if opts.source_image then
+    local one = transfers.single(call, answer)
+    if one then return one end
+  end
+  local found = build_status.announced(call, answer)
+  if not opts.context then return found end
+  local address = answers.read(call, answer, { upload_url = "string?" }).upload_url
+  return found, upload_address(client, call, address)
 end
 
 ---@async
@@ -243,6 +147,7 @@ local function announce(client, opts)
     op = "build_image",
     method = "POST",
     path = "/images/build",
+    confidential = true,
     body = {
       image_name = opts.name,
       image_tag = opts.tag,
@@ -302,6 +207,7 @@ local function build(client, opts, state)
   local function tell(status)
     if opts.on_progress then opts.on_progress(status) end
   end
+  local found
   if opts.context then
     tell("PACKING")
     local archive = archive_of(opts)
@@ -309,17 +215,19 @@ local function build(client, opts, state)
       __close = function() task.shield(30, errors.try, archive.close, archive) end,
     })
     local address
-    state.build_id, address = announce(client, opts)
+    found, address = announce(client, opts)
+    state.build_id = found.build_id
     tell("UPLOADING")
     retry.call(function() put(client, address, archive.path, opts) end, {
       attempts = SEND_ATTEMPTS,
     })
     start(client, state.build_id)
   else
-    state.build_id = announce(client, opts)
+    found = announce(client, opts)
+    state.build_id = found.build_id
   end
-  if opts.wait then return follow(client, state.build_id, "build_image", opts.on_progress) end
-  return { build_id = state.build_id, status = "PENDING" }
+  if not opts.wait then return found end
+  return build_status.finish(client, found, "build_image", opts.on_progress)
 end
 
 -- What went wrong once there was a build is told with its id.
@@ -343,7 +251,7 @@ function methods:build_image(options)
   answers.not_local(self, "build_image", "image builds", images.not_local)
   local state = {}
   return with_id(state, function()
-    return within(opts.timeout, "build_image", state, function()
+    return build_status.within(opts.timeout, "build_image", state, function()
       return build(self, opts, state)
     end)
   end)
@@ -367,7 +275,7 @@ local function name_path(name)
 end
 
 local function checked_vm(name, tag, given)
-  local options = checked_follow(given, {
+  local options = build_status.options(given, {
     team_id = check.none, owner_scope = check.none, wait = true,
   })
   check.boolean(options.wait, "wait")
@@ -397,11 +305,10 @@ function methods:build_vm_image(name, tag, options)
     }),
   }
   local answer = wire.call(self, call)
-  local id = answers.read(call, answer, { buildId = "string" }).build_id
-  answers.id(call, id, "buildId")
-  if not opts.wait then return { build_id = id, status = "PENDING" } end
-  return within(opts.timeout, call.op, { build_id = id }, function()
-    return follow(self, id, call.op, opts.on_progress)
+  local found = build_status.announced(call, answer)
+  if not opts.wait then return found end
+  return build_status.within(opts.timeout, call.op, found, function()
+    return build_status.finish(self, found, call.op, opts.on_progress)
   end)
 end
 

@@ -14,6 +14,7 @@ local SHARE = 0.85 -- of the time for cleaning up: the rest is for the ledger
 local SETTLE_SECONDS = 5 -- for learning what a lost create has made
 local AT_ONCE = 64 -- of these
 local SHOWN = 20 -- ids in a message
+local PAUSES = { 0.25, 0.75, 2 } -- seconds before an API in trouble is asked again
 
 -- Answers behind which the server may still be at work.
 local passing = { [502] = true, [503] = true, [504] = true }
@@ -37,7 +38,7 @@ local function settle(owner)
   return #intents > 0
 end
 
--- Every id is tried once.
+-- Every id is tried once, and `delete_again` has those that may be worth it.
 ---@async
 local function delete_left(owner, failed)
   local ids = {}
@@ -47,6 +48,31 @@ local function delete_left(owner, failed)
   table.sort(ids)
   for id, err in pairs(owner.client.deletes:all(ids)) do
     failed[id] = err
+  end
+end
+
+-- Whether a delete that failed so may succeed a moment later.
+local function may_pass(err)
+  if not errors.is_error(err) or err.kind == "cancelled" then return false end
+  local status = math.tointeger(err.status)
+  if status then return status >= 500 or status == 409 or status == 408 end
+  return errors.is_error(err.cause) and err.cause.retryable or false
+end
+
+---@async
+local function delete_again(owner, failed)
+  for _, pause in ipairs(PAUSES) do
+    local ids = {}
+    for id, err in pairs(failed) do
+      if owner.boxes[id] and may_pass(err) then ids[#ids + 1] = id end
+    end
+    if #ids == 0 then return end
+    table.sort(ids)
+    task.sleep(pause)
+    local still = owner.client.deletes:all(ids)
+    for _, id in ipairs(ids) do
+      failed[id] = still[id]
+    end
   end
 end
 
@@ -64,12 +90,25 @@ local function is_over(intent)
   return status and not passing[status]
 end
 
+-- What the label finds; asked for again where the server is in trouble.
+---@async
+local function find_labelled(owner)
+  local run, teams = ledger.run_id(), owner.teams
+  for _, pause in ipairs(PAUSES) do
+    local found, err = errors.try(leftovers.list, owner.client, run, teams)
+    if found then return found end
+    if not may_pass(err) then error(err, 0) end
+    task.sleep(pause)
+  end
+  return leftovers.list(owner.client, run, teams)
+end
+
 -- A server that does not know idempotency keys makes a second one when a create is
 -- repeated; one that was slow has made it meanwhile. The label finds them.
 ---@async
 local function find_strays(owner, owners)
   local strays, doubts = 0, 0
-  for id, box in pairs(leftovers.list(owner.client, ledger.run_id(), owner.teams)) do
+  for id, box in pairs(find_labelled(owner)) do
     if not is_known(owners, id) then
       owner:adopt(box)
       strays = strays + 1
@@ -91,11 +130,13 @@ local function clean_up(owner, owners, failed)
     function() return settle(owner) end,
   })
   delete_left(owner, failed)
-  if not had_doubts and not owner.resent then return end
-  if owner.book then owner.book.unsure = true end
-  find_strays(owner, owners)
-  if owner.book then owner.book.unsure = false end
-  delete_left(owner, failed)
+  if had_doubts or owner.resent then
+    if owner.book then owner.book.unsure = true end
+    find_strays(owner, owners)
+    if owner.book then owner.book.unsure = false end
+    delete_left(owner, failed)
+  end
+  delete_again(owner, failed)
 end
 
 -- Returns the first failure that no id can be named for.

@@ -17,13 +17,19 @@ local LOOKUPS = 16 -- at once
 
 local ended = { TERMINATED = true, ERROR = true, TIMEOUT = true }
 
--- The sandbox with an id that the list does not show; nil when it is gone.
+-- What of those that the list does not show is there still. Of one that cannot be looked
+-- at, only the attempt to delete it will tell.
 ---@async
-local function look_up(client, id)
-  local found, err = errors.try(client.get, client, id)
-  if found then return not ended[found.status] and found or nil end
-  if errors.is_error(err) and err.status == 404 then return nil end
-  error(err, 0)
+local function look_up(client, ids, found)
+  local statuses, failures = client:get_status(ids)
+  task.map(ids, function(id)
+    local record, err = statuses[id], failures[id]
+    if record and not ended[record.status] then
+      found[id] = errors.try(client.get, client, id) or record
+    elseif err and err.status ~= 404 then
+      found[id] = { id = id, status = "unknown" }
+    end
+  end, { limit = LOOKUPS })
 end
 
 -- What there is of the run now, by id. Those that only the list knows explain creates
@@ -42,10 +48,7 @@ local function find(client, run, explained)
   for id in pairs(run.ids) do
     if not found[id] then unseen[#unseen + 1] = id end
   end
-  task.map(unseen, function(id)
-    local each = look_up(client, id)
-    if each then found[id] = each end
-  end, { limit = LOOKUPS })
+  look_up(client, unseen, found)
   return found
 end
 

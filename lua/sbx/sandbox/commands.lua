@@ -7,10 +7,11 @@ local errors = require("sbx.errors")
 local exec = require("sbx.sandbox.exec")
 local failure = require("sbx.sandbox.failure")
 local live = require("sbx.sandbox.live")
+local observe = require("sbx.observe")
 local profile = require("sbx.sandbox.profile")
 local request = require("sbx.sandbox.request")
 local shell = require("sbx.sandbox.shell")
-local spool = require("sbx.sandbox.spool")
+local spool_run = require("sbx.sandbox.spool_run")
 local task = require("sbx.task")
 local wire = require("sbx.sandbox.wire")
 
@@ -36,10 +37,15 @@ local PROBE = { op = "probe", command = "echo ready", timeout = 10, once = true 
 ---@field stdin? string|{ path: string }|sbx.Reader|(async fun(): string|nil)  (default: none)
 ---@field on_stdout? async fun(bytes: string)  gets the output as it comes, instead of the result
 ---@field on_stderr? async fun(bytes: string)
+---@field on_start? fun(command: sbx.sandbox.Running)  when it is about to be started
 ---@field binary? boolean   output that is no UTF-8 stays as it is
 ---@field spool? boolean    (default: as the other options want it)
 ---@field check? boolean    an exit code other than 0 raises `command_failed`
 ---@field max_output? integer  bytes of each output that the result keeps (default 64 MiB)
+
+---A command that runs.
+---@class sbx.sandbox.Running
+---@field signal async fun(self, name: string|integer): boolean  false where nothing got it
 
 ---@class sbx.sandbox.Result
 ---@field stdout string
@@ -66,7 +72,7 @@ local function check_flags(options)
   for _, name in ipairs({ "binary", "check" }) do
     check.boolean(options[name], name)
   end
-  for _, name in ipairs({ "on_stdout", "on_stderr" }) do
+  for _, name in ipairs({ "on_stdout", "on_stderr", "on_start" }) do
     local fn = options[name]
     if fn ~= nil and type(fn) ~= "function" then
       error(("%s: expected a function, got a %s"):format(name, type(fn)), 0)
@@ -82,7 +88,9 @@ local function reason_of(options)
   if input ~= nil and not (type(input) == "string" and #input <= SMALL_INPUT) then
     return "stdin"
   end
-  if options.on_stdout or options.on_stderr then return input and "stdin" or "output" end
+  if options.on_stdout or options.on_stderr or options.on_start then
+    return input and "stdin" or "output"
+  end
   return options.binary and "binary" or nil
 end
 
@@ -90,6 +98,7 @@ local function checked_options(command, given)
   local options = check.options(given, {
     working_dir = check.none, env = check.none, timeout = check.none, user = check.none,
     deadline = check.none, stdin = check.none, on_stdout = check.none, on_stderr = check.none,
+    on_start = check.none,
     binary = false, spool = check.none, check = false, max_output = MAX_OUTPUT,
   }, -1)
   options.command = shell.command(command)
@@ -136,7 +145,7 @@ end
 ---@async
 local function run_spooled(client, id, options)
   options.put_input = input_writer(client, id, options)
-  return spool.run(client, id, options)
+  return spool_run.command(client, id, options)
 end
 
 local function cut(text, most)
@@ -147,14 +156,16 @@ end
 ---@async
 local function run_plain(client, id, options)
   local text = options.command
-  if options.stdin then
-    local vm = profile.is_vm(client, id, "execute_command")
-    text = shell.with_input(text, options.stdin, vm and "bash" or "sh")
-  end
+  if options.stdin then text = shell.with_input(text, options.stdin) end
   local prefix, env, folder = shell.split(options.env, options.working_dir)
+  text = prefix .. shell.portable(text)
+  if not shell.fits(text) then
+    if options.spool == nil then return run_spooled(client, id, options) end
+    shell.raise_too_long("execute_command", id, "the command (without spool = false there is no "
+      .. "limit)", #text)
+  end
   local answer = exec.run(client, id, {
-    command = prefix .. shell.portable(text), env = env, working_dir = folder,
-    user = options.user, timeout = options.timeout,
+    command = text, env = env, working_dir = folder, user = options.user, timeout = options.timeout,
   })
   for _, name in ipairs({ "stdout", "stderr" }) do
     local text_kept, shortened = cut(answer[name], options.max_output)
@@ -187,7 +198,8 @@ local function way_of(client, id, options)
   if options.spool or reason == "deadline" or reason == "stdin" then return run_spooled end
   if options.spool == false or not reason then return run_plain end
   if not profile.is_vm(client, id, "execute_command") then return run_spooled end
-  return reason == "output" and live.run or run_plain
+  if reason ~= "output" then return run_plain end
+  return shell.fits(options.command) and live.run or run_spooled
 end
 
 ---Runs a command in a sandbox and returns what it wrote and its exit code; a code
@@ -205,6 +217,7 @@ end
 function methods:execute_command(target, command, options)
   local id = wire.id_of(target)
   local opts = request.blame(checked_options, command, options)
+  shell.check_sizes("execute_command", id, command, opts.env)
   if opts.user then
     -- Before anything is sent.
     if profile.is_vm(self, id, "execute_command") then
@@ -214,6 +227,7 @@ function methods:execute_command(target, command, options)
   local began = task.now()
   local result = way_of(self, id, opts)(self, id, opts)
   self.reached[id] = true
+  if observe.phase then observe.phase(id, "exec") end
   result.outcome = "exited"
   result.duration = task.now() - began
   if opts.check and result.exit_code ~= 0 then raise_failed(id, result) end

@@ -1,6 +1,8 @@
 -- Where the client finds its key, its address and its team: arguments first,
--- then the private server of `--local`, the environment, ~/.prime/config.json.
+-- then the private server of `--local`, the command line, the environment, the context,
+-- ~/.prime/config.json.
 
+local contexts = require("sbx.sandbox.contexts")
 local errors = require("sbx.errors")
 local fs = require("sbx.fs")
 local json = require("sbx.json")
@@ -45,15 +47,20 @@ local function string_field(document, name, path)
 end
 
 -- A file that is missing, unreadable or no JSON counts as empty; JSON of the
--- wrong shape is a mistake that the user wants to hear about.
+-- wrong shape is a mistake that the user wants to hear about. Second, why a file
+-- that is there was not used: worth a word when the key is missing.
 ---@async
 local function read_file()
   local path = config_path()
   if not path then return {} end
-  local text = errors.try(fs.read, path, { max = MAX_FILE })
-  if not text then return {} end
+  local text, err = errors.try(fs.read, path, { max = MAX_FILE })
+  if not text then
+    local absent = err.code == "ENOENT" or err.code == "ENOTDIR"
+    return {}, not absent and log.clean(tostring(err), 300) or nil
+  end
   local ok, document = pcall(json.decode, text)
-  if not ok then return {} end
+  -- Not where: that might quote the key.
+  if not ok then return {}, path .. " is no JSON" end
   if type(document) ~= "table" or not text:find("^%s*{") then
     bad("%s: expected a JSON object", path)
   end
@@ -86,6 +93,13 @@ local function checked_url(text)
   return config.normalize_url(text)
 end
 
+---Raises `usage` for what is no address of an API.
+---@param text string
+---@return string  without what may stand behind it
+function config.check_url(text)
+  return checked_url(text)
+end
+
 local function checked_key(key)
   -- A line break in a key would forge header lines.
   if key:find("[%c%s]") then bad("API key: it contains spaces or control characters") end
@@ -93,7 +107,7 @@ local function checked_key(key)
   return key
 end
 
--- Set at all wins over the file, even when empty: that is how one gets rid of a
+-- Set at all wins over files, even when empty: that is how one gets rid of a
 -- team for one run. The lookup happens at each use.
 local function scope_id(given, variable, from_file)
   return function()
@@ -115,33 +129,84 @@ end
 ---@field user_id fun(): string|nil
 ---@field is_local boolean  the private server of --local, which ends with the run
 ---@field proxy false|nil  false: none, whatever the environment says
+---@field problem string|nil  why the config file was not used, although it is there
+---@field origins { url: string, key: string }  where they come from
+
+-- What has a say, in this order: { origin, url, key }.
+---@async
+local function layers_of(given, file)
+  local function variable(name) return non_empty(os.getenv(name)) end
+  local server = local_server or {}
+  local said = contexts.command_line()
+  local layers = {
+    { origin = "arguments", url = non_empty(given.base_url), key = non_empty(given.api_key) },
+    { origin = "--local", url = server.url, key = server.api_key },
+    { origin = "--url", url = said.url },
+    { origin = "--key-file", key = said.api_key },
+    { origin = "PRIME_API_BASE_URL", url = variable("PRIME_API_BASE_URL") },
+    { origin = "PRIME_BASE_URL", url = variable("PRIME_BASE_URL") },
+    { origin = "PRIME_API_KEY", key = variable("PRIME_API_KEY") },
+    { origin = "~/.prime/config.json", url = file.base_url, key = file.api_key },
+    { origin = "default", url = DEFAULT_URL },
+  }
+  if local_server then return layers end
+  local context, name, named = contexts.in_use()
+  if not context then return layers end
+  local layer = { origin = "context " .. name, url = non_empty(context.url), context = context }
+  table.insert(layers, named and 5 or #layers - 1, layer)
+  return layers, layer
+end
+
+local function first(layers, field)
+  for _, layer in ipairs(layers) do
+    if layer[field] then return layer[field], layer.origin end
+  end
+  return nil, "none"
+end
+
+-- The key of a context goes to its own address only, and one of another account or
+-- address is of no use there.
+---@async
+local function settle_context(layers, layer, address, file)
+  if not layer.url then
+    layer.key = contexts.key_of(layer.context)
+    return
+  end
+  local own = config.normalize_url(layer.url)
+  if config.normalize_url(address) == own then layer.key = contexts.key_of(layer.context) end
+  if config.normalize_url(file.base_url or DEFAULT_URL) ~= own then
+    layers[#layers - 1].key = nil -- that of the config file
+    file.team_id, file.user_id = nil, nil
+  end
+end
 
 ---Resolves the settings of one client.
 ---@async
 ---@param given { api_key?: string, base_url?: string, team_id?: string, user_id?: string }
 ---@return sbx.sandbox.Config
 function config.load(given)
-  local server = local_server or {}
   -- The private server knows neither the user's key nor the user's team.
-  local file = local_server and {} or read_file()
-  local key = non_empty(given.api_key)
-    or server.api_key
-    or non_empty(os.getenv("PRIME_API_KEY"))
-    or file.api_key
-    or ""
-  local address = non_empty(given.base_url)
-    or server.url
-    or non_empty(os.getenv("PRIME_API_BASE_URL"))
-    or non_empty(os.getenv("PRIME_BASE_URL"))
-    or file.base_url
-    or DEFAULT_URL
+  local file, problem = {}, nil
+  if not local_server then file, problem = read_file() end
+  local layers, layer = layers_of(given, file)
+  local address, url_origin = first(layers, "url")
+  local team = nil
+  if layer then
+    settle_context(layers, layer, address, file)
+    team = layer.context.team_id
+  end
+  local key, key_origin = first(layers, "key")
+  local named = contexts.command_line().context ~= nil
   return {
-    api_key = checked_key(key),
+    api_key = checked_key(key or ""),
     base_url = checked_url(address),
-    team_id = scope_id(given.team_id, "PRIME_TEAM_ID", file.team_id),
+    team_id = scope_id(given.team_id or (named and team or nil), "PRIME_TEAM_ID",
+      team or file.team_id),
     user_id = scope_id(given.user_id, "PRIME_USER_ID", file.user_id),
-    is_local = server.url ~= nil and address == server.url,
-    proxy = proxy_for(address, server),
+    is_local = local_server ~= nil and address == local_server.url,
+    proxy = proxy_for(address, local_server or {}),
+    problem = problem,
+    origins = { url = url_origin, key = key_origin },
   }
 end
 

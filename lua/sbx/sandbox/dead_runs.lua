@@ -53,6 +53,12 @@ local function text(value)
   return type(value) == "string" and value ~= "" and #value <= MAX_NAME and value or nil
 end
 
+-- What no path can hold is no id.
+local function id_of(entry)
+  local id = text(entry.id)
+  return id and id ~= "." and id ~= ".." and not id:find("%c") and id or nil
+end
+
 local function number(value)
   return type(value) == "number" and value == value and value or 0
 end
@@ -66,7 +72,7 @@ function on_line.intend(found, entry)
 end
 
 function on_line.made(found, entry)
-  local key, id = text(entry.key), text(entry.id)
+  local key, id = text(entry.key), id_of(entry)
   if key then found.keys[key] = nil end
   if id then (entry.keep and found.kept or found.ids)[id] = true end
 end
@@ -77,12 +83,12 @@ function on_line.none(found, entry)
 end
 
 function on_line.gone(found, entry)
-  local id = text(entry.id)
+  local id = id_of(entry)
   if id then found.ids[id], found.kept[id] = nil, nil end
 end
 
 function on_line.kept(found, entry)
-  local id = text(entry.id)
+  local id = id_of(entry)
   if id then found.ids[id], found.kept[id] = nil, true end
 end
 
@@ -97,13 +103,33 @@ local function take_line(found, line)
   end
 end
 
+-- The lines of a file; one that is far too long, as of a disk that lost its bytes, is
+-- left out. Returns whether there was one.
+---@async
+local function each_line(path, fn)
+  local file <close> = fs.open(path, "r")
+  local rest, too_long, damaged = "", false, false
+  for bytes in function() return file:read() end do
+    rest = rest .. bytes
+    local from, at = 1, rest:find("\n", 1, true)
+    while at do
+      if not too_long and at - from <= MAX_LINE then fn(rest:sub(from, at - 1)) end
+      from, too_long = at + 1, false
+      at = rest:find("\n", from, true)
+    end
+    rest = rest:sub(from)
+    if #rest > MAX_LINE then
+      rest, too_long, damaged = "", true, true
+    end
+  end
+  if not too_long then fn(rest) end
+  return damaged
+end
+
 ---@async
 local function read_lines(path)
   local found = { ids = {}, kept = {}, teams = {}, keys = {}, entries = 0 }
-  local file <close> = fs.open(path, "r")
-  for line in file:lines({ max_line = MAX_LINE }) do
-    take_line(found, line)
-  end
+  found.damaged = each_line(path, function(line) take_line(found, line) end)
   return found
 end
 
@@ -137,7 +163,7 @@ local function read_run(path, lock)
   local head = found.head or {}
   if not (text(head.run) and text(head.account)) then
     -- What was sent had its line, and the head, on disk before.
-    if found.entries > 0 then return nil, path .. ": it has no head" end
+    if found.entries > 0 or found.damaged then return nil, path .. ": it has no head" end
     fs.remove(path, { missing_ok = true })
     return nil
   end
@@ -185,11 +211,13 @@ local function sweep(path)
   if lock then errors.try(fs.remove, path, { missing_ok = true }) end
 end
 
----The files of all runs, by the time of their beginning.
+---The files of all runs, by the time of their beginning. Raises where the folder that
+---should have them cannot be used: what is in it is not known then.
 ---@async
 ---@return string[] paths
 function dead_runs.paths()
-  local folder = state.folder(ledger.FOLDER)
+  local folder, problem = state.folder(ledger.FOLDER)
+  if problem then error(problem, 0) end
   local paths = {}
   for _, name in ipairs(folder and fs.list(folder) or {}) do
     local path = folder .. "/" .. name

@@ -6,6 +6,7 @@ local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
 local gather = require("sbx.sandbox.gather")
 local json = require("sbx.json")
+local observe = require("sbx.observe")
 local profile = require("sbx.sandbox.profile")
 local task = require("sbx.task")
 local wire = require("sbx.sandbox.wire")
@@ -35,6 +36,7 @@ function deletes.forget(client, id)
   client.reached[id] = nil
   profile.forget(client, id)
   client.owned:remove(id)
+  if observe.phase then observe.phase(id, "deleted") end
 end
 
 -- ------------------------------------------------------------------- outcomes
@@ -105,8 +107,11 @@ local function send_singly(self, batch)
   task.map(batch, function(entry) send_one(self, entry) end, { limit = SINGLES })
 end
 
--- Only these words: anything else is asked about by itself.
-local function says_missing(text)
+---Whether the reason that a bulk delete gives means that there is no such sandbox. Only
+---these words: anything else is asked about by itself.
+---@param text any
+---@return boolean
+function deletes.says_missing(text)
   if type(text) ~= "string" then return false end
   local words = text:lower():gsub("[%s_]+", " "):gsub("%.$", "")
   return words == "not found" or words == "sandbox not found"
@@ -121,7 +126,7 @@ local function take_answer(self, batch, answer, attempts)
   end
   for _, item in ipairs(type(answer.failed) == "table" and answer.failed or {}) do
     if type(item) == "table" and type(item.sandbox_id) == "string" then
-      missing[item.sandbox_id] = says_missing(item.error)
+      missing[item.sandbox_id] = deletes.says_missing(item.error)
     end
   end
   for _, entry in ipairs(batch) do
@@ -223,6 +228,7 @@ end
 ---@return sbx.Error|nil missing
 function Deletes:delete(id)
   task.checkpoint()
+  if observe.phase then observe.phase(id, "delete") end
   local done = self.gather:await(self.gather:enter(id))
   if done.error then error(done.error, 0) end
   return done.missing
@@ -237,6 +243,7 @@ function Deletes:all(ids)
   local failed, entries = {}, {}
   if #ids > AT_ONCE * MOST * 2 then self.gather.most = MOST_OF_MANY end
   for i, id in ipairs(ids) do
+    if observe.phase then observe.phase(id, "delete") end
     entries[i] = self.gather:enter(id)
   end
   task.map(entries, function(entry)

@@ -14,6 +14,7 @@ local download = {}
 local PAUSES = { 0.25, 1, 2, 4 } -- seconds after breaks in a row
 local PROGRESS = 1024 * 1024 -- bytes after which a break is the first one again
 local MAX_RESTARTS = 3
+local MAX_TAG = 200 -- bytes
 
 ---@class sbx.sandbox.DownloadPlan
 ---@field op string
@@ -32,7 +33,7 @@ local MAX_RESTARTS = 3
 ---@field private plan sbx.sandbox.DownloadPlan
 ---@field private at integer       bytes taken so far
 ---@field private skip integer     bytes to drop: they were given out before
----@field private tag string|nil   changes when the file does
+---@field private version table|nil  what changes when the file does: `tag`, `date`
 ---@field private call table|nil
 ---@field private response sbx.http.Stream|nil
 ---@field private breaks integer   in a row
@@ -60,12 +61,30 @@ local function changed(self, why)
   })
 end
 
+-- What changes when the file does. A tag may be a weak one: that is enough to tell
+-- two versions apart.
+local function version_of(response)
+  local headers = response.headers
+  local tag = headers.etag
+  return { tag = tag and #tag < MAX_TAG and tag or nil, date = headers["last-modified"] }
+end
+
+-- A tag that was there stays; a date need not come with a part of the file.
+local function is_same(old, new)
+  if old == nil or new == nil then return old == new end
+  if old.tag and (not new.tag or old.tag:gsub("^W/", "") ~= new.tag:gsub("^W/", "")) then
+    return false
+  end
+  return not (old.date and new.date) or old.date == new.date
+end
+
 -- From the start, because the rest alone is not to be had.
 ---@async
-local function start_over(self, size, tag)
+local function start_over(self, size, version)
   self.restarts = self.restarts + 1
+  local same = self.size == size and is_same(self.version, version)
   if self.restarts > MAX_RESTARTS then
-    if self.last_break and self.size == size and self.tag == tag then error(self.last_break, 0) end
+    if self.last_break and same then error(self.last_break, 0) end
     changed(self, " again and again")
   end
   if self.plan.restart then
@@ -73,16 +92,16 @@ local function start_over(self, size, tag)
     self.skip = 0
   else
     -- What was given out cannot be taken back: only the same bytes may follow it.
-    if self.size ~= size or self.tag ~= tag then changed(self) end
+    if not same then changed(self) end
     self.skip = self.at
   end
-  self.at, self.size, self.tag = 0, size, tag
+  self.at, self.size, self.version = 0, size, version
 end
 
--- A validator for `If-Range`, which has to be a strong one.
-local function tag_of(response)
-  local tag = response.headers.etag
-  return tag and tag:find('^"[^"]*"$') and #tag < 200 and tag or nil
+-- For `If-Range`, which takes strong validators only.
+local function strong_tag(version)
+  local tag = version and version.tag
+  return tag and tag:find('^"[^"]*"$') and tag or nil
 end
 
 local function length_of(response)
@@ -98,33 +117,50 @@ local function window_of(response)
   return math.tointeger(tonumber(from)), math.tointeger(tonumber(total))
 end
 
+-- Raises when what follows is not, byte for byte, what the file holds.
+local function check_answer(self, response)
+  local encoding = response.headers["content-encoding"]
+  local what
+  if response.status ~= 200 and response.status ~= 206 then
+    what = "that is no file"
+  elseif encoding and not encoding:lower():find("^%s*identity%s*$") then
+    what = "nobody asked for a file in the encoding " .. failure.clean(encoding, nil, 50)
+  end
+  if what then error(failure.bad_answer(self.call, response, what), 0) end
+end
+
 ---@async
 local function take_head(self, response)
+  check_answer(self, response)
+  local version = version_of(response)
   if response.status ~= 206 then
-    local size, tag = length_of(response), tag_of(response)
-    if self.at > 0 then start_over(self, size, tag) end
-    self.size, self.tag = size, tag
+    local size = length_of(response)
+    if self.at > 0 then start_over(self, size, version) end
+    self.size, self.version = size, version
     return
   end
   local from, total = window_of(response)
   if from ~= self.at or self.at == 0 then
     error(failure.bad_answer(self.call, response, "another part of the file was asked for"), 0)
   end
-  local tag = tag_of(response)
-  if (self.size and total ~= self.size) or (self.tag and tag ~= self.tag) then
+  local known = self.version
+  if (self.size and total ~= self.size) or (known and not is_same(known, version)) then
     let_go(self)
     return start_over(self, nil, nil)
   end
-  self.size, self.tag = total, tag
+  self.size, self.version = total, known or version
 end
 
 local function request_of(self)
-  local request = { decompress = false }
+  -- Said aloud: who says nothing may be sent anything.
+  local headers = { ["accept-encoding"] = "identity" }
+  local request = { decompress = false, headers = headers }
   if self.plan.idle then
     request.timeout, request.idle_timeout = false, self.plan.timeout
   end
   if self.at > 0 then
-    request.headers = { ["range"] = ("bytes=%d-"):format(self.at), ["if-range"] = self.tag }
+    headers["range"] = ("bytes=%d-"):format(self.at)
+    headers["if-range"] = strong_tag(self.version)
   end
   return request
 end

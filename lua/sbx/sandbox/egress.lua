@@ -1,11 +1,13 @@
 -- Lists of where a sandbox may connect to, checked entry by entry.
 
+local answers = require("sbx.sandbox.answers")
 local check = require("sbx.check")
 local json = require("sbx.json")
 
 local egress = {}
 
 local MAX_ENTRIES = 256
+local MAX_ANSWERED = 4096 -- a server may add some of its own
 
 local function is_ipv4(text)
   local count = 0
@@ -99,18 +101,69 @@ local function entries(value, name)
   return egress.list(value, name)
 end
 
----Whether a server took the lists that were asked for: the same one, as empty or as full.
----It may write the entries in its own way. Where nothing is denied it needs no list.
----@param found { allowlist: table|nil, denylist: table|nil }
+-- The first address and the length of the prefix of an IPv4 entry; nil for a name.
+local function network_of(entry)
+  local address, length = entry:match("^([^/]*)/?(%d*)$")
+  if not address or not is_ipv4(address) then return nil end
+  local first = 0
+  for part in address:gmatch("%d+") do
+    first = first << 8 | math.tointeger(part)
+  end
+  length = math.tointeger(tonumber(length)) or 32
+  if length > 32 then return nil end
+  return first >> (32 - length) << (32 - length), length
+end
+
+local function name_of(entry)
+  return (entry:lower():gsub("%.$", ""))
+end
+
+-- What a list of an answer holds: its names as a set, its networks; nil for none.
+local function contents(list)
+  if not answers.is_list(list) or #list > MAX_ANSWERED then return nil end
+  local names, networks = {}, {}
+  for _, entry in ipairs(list) do
+    if type(entry) ~= "string" then return nil end
+    local first, length = network_of(entry)
+    if first then
+      networks[#networks + 1] = { first = first, length = length }
+    else
+      names[name_of(entry)] = true
+    end
+  end
+  return names, networks
+end
+
+-- Whether `entry` is there, spelled in some way or within a wider network.
+local function covers(names, networks, entry)
+  local first, length = network_of(entry)
+  if not first then return names[name_of(entry)] ~= nil end
+  for _, one in ipairs(networks) do
+    local rest = 32 - one.length
+    if one.length <= length and first >> rest == one.first >> rest then return true end
+  end
+  return false
+end
+
+---Whether a server took the lists that were asked for: the same one, with all entries
+---and empty where that was asked. It may write the entries in its own way, and add its
+---own. Where nothing is denied it needs no list.
+---@param found { allowlist: table|nil, denylist: table|nil }  of an answer
 ---@param asked { allowlist: table|nil, denylist: table|nil }  one of them
 ---@return boolean
 function egress.confirms(found, asked)
   local function same(list, wanted)
-    return type(list) == "table" and (next(list) == nil) == (#wanted == 0)
+    local names, networks = contents(list)
+    if not names then return false end
+    for _, entry in ipairs(wanted) do
+      if not covers(names, networks, entry) then return false end
+    end
+    return #wanted > 0 or next(list) == nil
   end
   if asked.allowlist then return same(found.allowlist, asked.allowlist) end
   if found.allowlist then return false end
-  return same(found.denylist or {}, asked.denylist)
+  if #asked.denylist == 0 and found.denylist == nil then return true end
+  return same(found.denylist, asked.denylist)
 end
 
 ---The policy that is asked for: one of the lists. Raises a string.

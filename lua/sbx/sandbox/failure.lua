@@ -4,6 +4,8 @@
 local errors = require("sbx.errors")
 local json = require("sbx.json")
 local log = require("sbx.log")
+local secrets = require("sbx.sandbox.secrets")
+local url = require("sbx.url")
 
 local failure = {}
 
@@ -12,7 +14,9 @@ local MAX_BODY = 2000 -- bytes of an error body that are kept
 local MAX_REQUEST_ID = 100
 local LONGEST_PAUSE = 86400 -- seconds that a server may ask for
 
-local kind_of_status = { [401] = "unauthorized", [402] = "payment_required" }
+local kind_of_status = {
+  [401] = "unauthorized", [402] = "payment_required", [501] = "unsupported",
+}
 
 local kind_of_error_type = {
   OOM_KILLED = "oom",
@@ -21,36 +25,22 @@ local kind_of_error_type = {
 }
 
 -- Trouble on this side, which the API has no part in.
-local kept_kind = { io = "io", limit = "limit" }
+local kept_kind = { io = "io", limit = "limit", replay = "replay" }
 
 local retryable_status = {
   [408] = true, [409] = true, [429] = true,
   [500] = true, [502] = true, [503] = true, [504] = true, [524] = true,
 }
 
--- `text` without any of the strings in `secrets`. Short ones stay: replacing
--- every "1" would only garble the text and hide nothing.
-local function redact(text, secrets)
-  for _, secret in ipairs(secrets or {}) do
-    if #secret >= 6 then
-      local at, last = text:find(secret, 1, true)
-      while at do
-        text = text:sub(1, at - 1) .. "***" .. text:sub(last + 1)
-        at, last = text:find(secret, at + 3, true)
-      end
-    end
-  end
-  return text
-end
-
 ---A string that is fit for a message: bounded, on one line, no secrets.
 ---@param text string
----@param secrets? string[]
+---@param hidden? string[]  secrets
 ---@param most? integer  bytes
 ---@return string
-function failure.clean(text, secrets, most)
+function failure.clean(text, hidden, most)
   -- Cut generously first: a secret that straddles the end must not survive.
-  return log.clean(redact(text:sub(1, 64 * 1024), secrets), most or MAX_DETAIL)
+  text = text:sub(1, 64 * 1024)
+  return log.clean(hidden and secrets.hide(text, hidden) or text, most or MAX_DETAIL)
 end
 
 -- One entry of a validation report. Only the place and the complaint: the entry
@@ -100,10 +90,10 @@ end
 local request_id_headers = { "x-request-id", "request-id", "cf-ray" }
 
 -- What the server calls this request: its people can find it by that.
-local function request_id(response, secrets)
+local function request_id(response, hidden)
   local headers = response and response.headers or {}
   for _, name in ipairs(request_id_headers) do
-    if headers[name] then return failure.clean(headers[name], secrets, MAX_REQUEST_ID) end
+    if headers[name] then return failure.clean(headers[name], hidden, MAX_REQUEST_ID) end
   end
   return nil
 end
@@ -122,11 +112,18 @@ local function prefix(call)
   return call.op .. " " .. failure.clean(call.sandbox_id, call.secrets, 100)
 end
 
-local function api_message(call, status, detail)
+local function api_message(call, response, detail)
+  local status, location = response.status, response.headers and response.headers["location"]
   local text = ("%s: the server answered %d"):format(prefix(call), status)
   if detail ~= "" then text = text .. ": " .. detail end
+  if status >= 300 and status < 400 and location then
+    text = ("%s, and names another address: %s"):format(text,
+      failure.clean(url.redact(location), call.secrets, 200))
+    if not call.gateway then text = text .. " (is --url or PRIME_API_BASE_URL right?)" end
+  end
   if status == 401 and not call.gateway then
-    text = text .. " (check PRIME_API_KEY or api_key in ~/.prime/config.json)"
+    text = text .. " (`sbxlua context show --show-origin` tells where the key is from:"
+      .. " --key-file, PRIME_API_KEY, a context or ~/.prime/config.json)"
   end
   return text
 end
@@ -145,11 +142,13 @@ function failure.from_status(call, response)
   fields.status = status
   fields.detail = detail
   fields.body = failure.clean(body, call.secrets, MAX_BODY)
-  fields.gateway_code = document and type(document.error) == "string" and document.error or nil
+  local gateway_code = document and document.error
+  fields.gateway_code = type(gateway_code) == "string"
+    and failure.clean(gateway_code, call.secrets, MAX_REQUEST_ID) or nil
   fields.request_id = request_id(response, call.secrets)
   fields.retry_after = response.retry_after and math.min(response.retry_after, LONGEST_PAUSE)
   fields.retryable = retryable_status[status] or false
-  fields.message = api_message(call, status, detail)
+  fields.message = api_message(call, response, detail)
   return errors.new(fields)
 end
 
@@ -164,7 +163,9 @@ function failure.bad_answer(call, response, what)
   fields.code = "BAD_ANSWER"
   if response then
     fields.status = response.status
-    fields.body = failure.clean(response.body or "", call.secrets, MAX_BODY)
+    if not call.confidential then
+      fields.body = failure.clean(response.body or "", call.secrets, MAX_BODY)
+    end
   end
   fields.request_id = request_id(response, call.secrets)
   fields.message = ("%s: cannot make sense of the server's answer%s: %s"):format(
@@ -227,7 +228,8 @@ function failure.from_transport(call, err)
   fields.retryable = err.retryable or false
   fields.message = prefix(call) .. ": " .. failure.clean(tostring(err), call.secrets)
   if not call.gateway and (err.kind == "connect" or err.kind == "dns") then
-    fields.message = fields.message .. " (is PRIME_API_BASE_URL right? --local needs no server)"
+    fields.message = fields.message
+      .. " (is --url or PRIME_API_BASE_URL right? --local needs no server)"
   end
   return errors.new(fields)
 end
@@ -252,18 +254,23 @@ end
 ---@param fields table  op, sandbox_id, status?, error_type?, error_message?, cause?
 ---@return sbx.Error
 function failure.not_running(fields)
-  local state = fields.status or "unknown"
-  local kind = kind_of_error_type[fields.error_type]
-  if not kind and state == "TIMEOUT" then kind = "sandbox_timeout" end
+  -- The server's words: they are for people, too.
+  local function words(name, most)
+    if fields[name] then fields[name] = failure.clean(fields[name], nil, most) end
+    return fields[name]
+  end
+  local state = words("status", 50) or "unknown"
+  local kind, message = words("error_type", 100), words("error_message", MAX_DETAIL)
   local text = ("%s %s: the sandbox is not running (status %s"):format(
-    fields.op, failure.clean(fields.sandbox_id, nil, 100), failure.clean(state, nil, 50))
-  if fields.error_type then text = text .. ", " .. failure.clean(fields.error_type, nil, 100) end
+    fields.op, failure.clean(fields.sandbox_id, nil, 100), state)
+  if kind then text = text .. ", " .. kind end
   text = text .. ")"
   if state == "PENDING" or state == "PROVISIONING" then
     text = text .. "; it is still starting: wait for it first, as with box:wait()"
   end
-  if fields.error_message then text = text .. ": " .. failure.clean(fields.error_message) end
-  fields.kind = kind or "not_running"
+  if message then text = text .. ": " .. message end
+  fields.kind = kind_of_error_type[kind] or state == "TIMEOUT" and "sandbox_timeout"
+    or "not_running"
   fields.message = text
   return errors.new(fields)
 end

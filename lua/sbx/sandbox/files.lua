@@ -3,6 +3,7 @@
 
 local check = require("sbx.check")
 local download = require("sbx.sandbox.download")
+local encoding = require("sbx.encoding")
 local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
 local fs = require("sbx.fs")
@@ -100,6 +101,24 @@ end
 
 -- --------------------------------------------------------------------- uploads
 
+-- What a file of this side is. Whoever swapped the two paths is told so.
+---@async
+local function stat_here(id, local_path, remote_path)
+  local stat, err = errors.try(fs.stat, local_path)
+  if stat then return stat end
+  if not errors.is_error(err) then error(err, 0) end
+  local swapped = err.code == "ENOENT" and fs.exists(remote_path)
+  errors.raise({
+    kind = err.kind,
+    code = err.code,
+    op = "upload_file",
+    sandbox_id = id,
+    cause = err,
+    message = ("upload_file %s: %s%s"):format(id, err.message,
+      swapped and "; the path in the sandbox comes first, that of this machine second" or ""),
+  })
+end
+
 ---Copies a local file into a sandbox; missing folders are made, an existing file
 ---is replaced. Raises `io` when the local file cannot be read, `file_too_large`
 ---above 200 MiB before anything is sent, unless `split` is set; `checksum_mismatch`,
@@ -115,7 +134,7 @@ function methods:upload_file(target, remote_path, local_path, options)
   local plan = request.blame(upload_plan, "upload_file", id, remote_path, options, {})
   request.blame(check.string, local_path, "local_path")
   plan.filename = local_path:match("([^/]+)/*$") or "file"
-  local stat = fs.stat(local_path)
+  local stat = stat_here(id, local_path, remote_path)
   if stat.type ~= "file" then
     errors.raise({
       kind = "io",
@@ -127,7 +146,7 @@ function methods:upload_file(target, remote_path, local_path, options)
     })
   end
   -- Files that are made up as they are read, as in /proc, have no size.
-  local from = stat.size > 0 and source.file(local_path, stat.size)
+  local from = stat.size > 0 and source.file(local_path)
     or source.bytes(fs.read(local_path, { max = MAX_MADE_UP }))
   return upload.run(self, plan, from)
 end
@@ -248,6 +267,17 @@ end
 ---@field offset integer|nil
 ---@field truncated boolean  some of the file is outside the window
 
+-- The window of a whole file, with what the window cuts into replaced.
+local function cut_window(content, offset, length)
+  local total = #content
+  if offset < 0 then offset = math.max(0, total + offset) end
+  local from = math.min(offset, total)
+  local count = math.min(length or total, total - from)
+  return encoding.utf8_clean(content:sub(from + 1, from + count)), {
+    size = count, total_size = total, offset = offset, truncated = count < total,
+  }
+end
+
 ---Reads a text file, or a part of it: a negative `offset` counts from the end.
 ---Bytes that are no UTF-8 are replaced; `download_bytes` is exact. Raises
 ---`file_not_found`, and `file_too_large` above 10 MiB.
@@ -285,12 +315,19 @@ function methods:read_file(target, remote_path, options)
   if not answer then
     error(failure.bad_answer(call, response, "expected a JSON object"), 0)
   end
-  return failure.field(call, answer, "content", "string"), {
+  local content = failure.field(call, answer, "content", "string")
+  local window = {
     size = failure.field(call, answer, "size", "integer"),
     total_size = math.tointeger(answer.total_size),
     offset = math.tointeger(answer.offset),
     truncated = answer.truncated == true,
   }
+  local asked = opts.offset or opts.length
+  -- As virtual machines do: what was asked for is somewhere in it.
+  if asked and not window.offset and not window.total_size then
+    return cut_window(content, opts.offset or 0, opts.length)
+  end
+  return content, window
 end
 
 return { methods = methods }

@@ -7,6 +7,7 @@
 local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
 local http = require("sbx.http")
+local observe = require("sbx.observe")
 local task = require("sbx.task")
 local throttle = require("sbx.sandbox.throttle")
 local wire = require("sbx.sandbox.wire")
@@ -21,6 +22,11 @@ local PAUSES = {
 }
 
 local trouble = { [500] = true, [502] = true, [503] = true, [504] = true, [524] = true }
+-- How a connection breaks while something is on its way.
+local broken = {
+  EOF = true, ECONNRESET = true, EPIPE = true, ECONNABORTED = true, ETIMEDOUT = true,
+  ENETDOWN = true, ENETUNREACH = true, EHOSTUNREACH = true,
+}
 local dead = { TERMINATED = true, ERROR = true, TIMEOUT = true }
 
 ---@class sbx.sandbox.GatewayCall
@@ -183,7 +189,8 @@ local function after_transport(client, call, state, err, cause)
     return nil, err
   end
   -- sbx.http sends no iterator twice; a request that is made anew has a new one.
-  local renewed = type(call.request) == "function" and cause.code == "EOF"
+  local renewed = type(call.request) == "function" and cause.kind == "http"
+    and broken[cause.code]
   local again = (cause.retryable or renewed) and (unsent or call.repeatable)
   return again and next_pause(state, "inner"), err
 end
@@ -279,6 +286,7 @@ function gateway.call(client, call)
       patience:pause(err)
     elseif pause and asked <= patience:left() then
       patience:reset()
+      if observe.retry then observe.retry(call.op, err, math.max(pause, asked)) end
       task.sleep(math.max(pause, asked))
     else
       error(err, 0)

@@ -214,12 +214,15 @@ end
 ---@async
 local function wait_for_place(self, lane, place)
   local waited = false
-  while time.wall() < place.at do
-    if lane.pace.epoch ~= place.epoch or self.free and place.at > lane.pace.paused_until then
-      return false
-    end
+  while true do
+    local at = place.at
+    -- Without limits a place is only worth waiting for while there is a pause.
+    if self.free then at = math.min(at, lane.pace.paused_until) end
+    local left = at - time.wall()
+    if left <= 0 then break end
+    if lane.pace.epoch ~= place.epoch then return false end
     waited = true
-    task.sleep(math.min(SLICE, place.at - time.wall()))
+    task.sleep(math.min(SLICE, left))
   end
   if waited then look(self, lane) end
   return lane.pace.epoch == place.epoch

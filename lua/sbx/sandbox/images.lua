@@ -53,8 +53,9 @@ local shape = {
 ---@field limit? integer  images in a page, 1 to 250 (default 100)
 
 ---@class sbx.sandbox.ImagePage: sbx.sandbox.Image[]
----@field total integer|nil
+---@field total integer|nil  names with tags; each may have a row for every kind of artifact
 ---@field has_next boolean
+---@field next_offset integer  where the next page begins
 
 local function checked_list(given)
   local options = check.options(given, {
@@ -97,17 +98,23 @@ local function page(client, options, offset)
   answers.not_local(client, call.op, "a list of images", images.not_local)
   local answer = wire.call(client, call)
   local found = answers.list(call, answer, "data", shape)
-  found.total = answers.read(call, answer, { totalCount = "integer?" }).total_count
+  local facts = answers.read(call, answer, { totalCount = "integer?", limit = "integer?" })
+  -- A server may have a limit of its own. It counts images, of which one can have several
+  -- rows: a page is never longer than its limit, however many rows it has.
+  local limit = math.min(options.limit, math.max(1, facts.limit or options.limit))
+  found.total = facts.total_count
+  found.next_offset = offset + math.min(#found, limit)
   -- Without a total a full page may be the last one: the next one is empty then.
   if found.total then
-    found.has_next = #found > 0 and offset + #found < found.total
+    found.has_next = #found > 0 and found.next_offset < found.total
   else
-    found.has_next = #found >= options.limit
+    found.has_next = #found >= limit
   end
   return found
 end
 
----One page of images, with `total`, where the server tells it, and `has_next`.
+---One page of images, with `total`, where the server tells it, `has_next` and
+---`next_offset`.
 ---@async
 ---@param options? sbx.sandbox.ListImagesOptions
 ---@return sbx.sandbox.ImagePage
@@ -133,7 +140,7 @@ function methods:each_image(options)
       elseif not item then
         if not current.has_next or reads == MAX_PAGES then return nil end
         current, at, reads = page(self, opts, offset), 0, reads + 1
-        offset = offset + #current
+        offset = current.next_offset
       end
     end
   end
@@ -222,19 +229,20 @@ local function checked_updates(updates, given)
   return list, options
 end
 
-local function change_from(call, item, index)
-  local where = ("results[%d]"):format(index)
-  local found = answers.read(call, item, {
-    success = "boolean", before = "table?", after = "table?", error = "table?",
-  }, where)
-  local source = item.source
-  if source ~= json.null then found.source = source end
-  if found.error then
-    found.error = answers.read(call, found.error, {
-      code = "string?", message = "string?",
-    }, where .. ".error")
+local change_shape = { success = "boolean", before = "table?", after = "table?", error = "table?" }
+
+local function changes_from(call, answer)
+  local list = answers.list(call, answer, "results", change_shape)
+  for i, found in ipairs(list) do
+    local source = answer.results[i].source
+    if source ~= json.null then found.source = source end
+    if found.error then
+      found.error = answers.read(call, found.error, {
+        code = "string?", message = "string?",
+      }, ("results[%d].error"):format(i))
+    end
   end
-  return found
+  return list
 end
 
 ---Changes names, tags, owners or visibilities of images, each as its entry says, or with
@@ -254,15 +262,11 @@ function methods:update_images(updates, options)
   }
   answers.not_local(self, call.op, "images to change", images.not_local)
   local answer = wire.call(self, call)
-  local found = answers.read(call, answer, {
-    success = "boolean", dryRun = "boolean", results = "table",
-  })
+  local found = answers.read(call, answer, { success = "boolean", dryRun = "boolean" })
   if found.dry_run ~= opts.dry_run then
     answers.refuse(call, "'dryRun' is not what was asked for")
   end
-  for i, item in ipairs(found.results) do
-    found.results[i] = change_from(call, item, i)
-  end
+  found.results = changes_from(call, answer)
   return found
 end
 

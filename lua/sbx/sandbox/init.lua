@@ -31,13 +31,14 @@ local sandbox = {}
 ---@field throttle_timeout number  seconds that one call waits out 429 answers
 ---@field user_agent string
 ---@field closed boolean
+---@field heard boolean  the API has answered something
 local Client = {}
 Client.__index = Client
 Client.__name = "sbx.sandbox.Client"
 
 for _, part in ipairs({
-  "lifecycle", "listing", "waiting", "commands", "jobs", "processes", "files", "tree", "ports",
-  "statuses", "network", "ssh", "registry", "images", "builds",
+  "lifecycle", "bulk_delete", "listing", "waiting", "commands", "jobs", "processes", "files",
+  "tree", "ports", "statuses", "network", "ssh", "registry", "images", "builds", "transfers",
 }) do
   for name, method in pairs(require("sbx.sandbox." .. part).methods) do
     Client[name] = method
@@ -102,6 +103,7 @@ function sandbox.client(options)
     throttle_timeout = opts.throttle_timeout,
     user_agent = "sbxlua/" .. tostring(host.version),
     closed = false,
+    heard = false,
   }, Client)
   self.base_url = self.config.base_url
   self.tokens = tokens.new(self)

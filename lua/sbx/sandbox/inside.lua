@@ -83,6 +83,12 @@ function Filter:leaves_out_below(relative)
   return self.excluded or is_out(self, relative)
 end
 
+---Whether `plain` has all of its patterns.
+---@return boolean
+function Filter:only_plain()
+  return #self.plain == #self.names and #self.paths == 0
+end
+
 ---A filter of patterns: one with a slash is for the whole path in the tree, one
 ---without for a name at any depth. Raises a string for a broken pattern.
 ---@param patterns string[]

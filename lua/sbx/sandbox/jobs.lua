@@ -23,6 +23,7 @@ local TAIL = 10 * 1024 * 1024 -- bytes of each log that an answer has
 local NOTHING = 1 << 50 -- an offset behind every log
 local WAIT = 20 -- seconds that one look waits for the end
 local GRACE = 5 -- seconds between TERM and KILL
+local UNBORN = 0.5 -- seconds that another client's job may take to begin
 local BATCH = 100 -- jobs in one question
 local AT_ONCE = 32
 local BATCH_PATH = "/sandbox/background-jobs/status:batchGet"
@@ -38,7 +39,8 @@ local BATCH_PATH = "/sandbox/background-jobs/status:batchGet"
 ---@field job_id string
 ---@field sandbox_id string
 ---@field completed boolean
----@field lost boolean            what was to note its exit code is dead: it never completes
+---@field lost boolean            it never completes: what was to note its exit code is dead, or
+---  there is nothing of it
 ---@field exit_code integer|nil   these once it is completed
 ---@field stdout string|nil       the last 10 MiB
 ---@field stderr string|nil
@@ -72,7 +74,7 @@ end
 -- Where to look: a job of another client has no lock.
 local function seen_place_of(job)
   local place = place_of(job)
-  place.lock = "/tmp"
+  place.foreign = true
   return place
 end
 
@@ -99,7 +101,7 @@ local function checked_options(command, given, defaults)
     wanted[name] = value
   end
   local options = check.options(given, wanted, -1)
-  options.command = shell.command(command)
+  options.command, options.words = shell.command(command), command
   options.env = request.string_map(options.env, "env")
   for _, name in ipairs({ "working_dir", "user" }) do
     local text = options[name]
@@ -118,13 +120,16 @@ end
 -- A job that nobody can know of, because its start was cut short, must not run on.
 ---@async
 local function give_up(at, err)
-  if not at.asked or (errors.is_error(err) and err:is("not_running")) then return end
+  if errors.is_error(err) and err:is("not_running") then return end
+  if not at.asked then return at:forget_uploads() end
   local budget = core.cleanup_seconds()
-  pcall(task.shield, budget, at.kill, at, math.min(2, budget / 4), true)
+  local ok, word = pcall(task.shield, budget, at.kill, at, math.min(2, budget / 4), true)
+  if not ok or word == "alive" or word == "nopid" then at:warn_alive(word) end
 end
 
 ---@async
 local function start(client, id, op, options)
+  shell.check_sizes(op, id, options.words, options.env)
   if options.user and profile.is_vm(client, id, op) then
     profile.require(client, id, "user", op)
   end
@@ -176,7 +181,10 @@ local function tails(at, seen)
     })
     for name, log in pairs(logs) do
       local bytes = more[name]
-      if offset(log) ~= NOTHING and bytes == "" then log.size = log.at end -- it was cut meanwhile
+      if offset(log) ~= NOTHING and bytes == "" then
+        if more[name .. "_size"] > log.at then at:raise_stuck() end
+        log.size = log.at -- it was cut meanwhile
+      end
       log.parts[#log.parts + 1] = bytes
       log.at = log.at + #bytes
     end
@@ -188,7 +196,7 @@ end
 local function status_from(at, job, seen)
   local status = {
     job_id = job.id, sandbox_id = job.sandbox_id, completed = seen.state == "ended",
-    lost = seen.state == "lost",
+    lost = seen.state == "lost" or seen.state == "gone",
   }
   if not status.completed then return status end
   local logs = tails(at, seen)
@@ -200,14 +208,22 @@ local function status_from(at, job, seen)
   return status
 end
 
+-- Nothing is there of a job that does not exist, and of another client's for a moment
+-- after its beginning.
 ---@async
 local function look_at(client, job, op, wait)
   local at = spool.at(client, job.sandbox_id, op, seen_place_of(job))
-  return at, at:look({ stdout = 0, stderr = 0, stream = false, wait = wait })
+  local want = { stdout = 0, stderr = 0, stream = false, wait = wait }
+  local seen = at:look(want)
+  if seen.state == "gone" then
+    task.sleep(UNBORN)
+    seen = at:look(want)
+  end
+  return at, seen
 end
 
 ---What became of a job: `completed` with its exit code and the ends of its outputs,
----byte for byte, or not yet. A job that does not exist looks as if it ran.
+---byte for byte, or not yet. One that does not exist is `lost`.
 ---@async
 ---@param target string|sbx.sandbox.Box
 ---@param job string|sbx.sandbox.Job
@@ -231,6 +247,10 @@ local function batch_error(entry)
     detail = failure.clean(tostring(entry.message)),
     message = ("get_background_jobs %s: %s"):format(id, failure.clean(tostring(entry.message))),
   })
+end
+
+local function key_of(job)
+  return ("%s/%s"):format(job.sandbox_id, job.id)
 end
 
 -- What a batch says of each job: "SANDBOX/JOB" → true (completed), false, or an error.
@@ -267,30 +287,40 @@ local function ask_batch(client, jobs)
   return known
 end
 
+-- What the batch says of a group. A failure is one of all of it.
+---@async
+local function ask_group(client, group, known)
+  if #group == 0 or no_batch[client] then return end
+  local ok, answer = pcall(ask_batch, client, group)
+  if not ok and (not errors.is_error(answer) or answer.kind == "cancelled") then
+    error(answer, 0)
+  end
+  for _, job in ipairs(group) do
+    local key = key_of(job)
+    if ok then known[key] = answer[key] else known[key] = answer end
+  end
+end
+
 -- For the jobs in virtual machines, one question for many.
 ---@async
 local function ask_all(client, jobs)
-  local known, group = {}, {}
-  local function flush()
-    if #group == 0 or no_batch[client] then
-      group = {}
-      return
-    end
-    for key, value in pairs(ask_batch(client, group)) do
-      known[key] = value
-    end
-    group = {}
-  end
+  local known, group, asked = {}, {}, {}
   if no_batch[client] then return known end
   -- What cannot be told of one job is told when it is looked at.
   local are_vms = task.map(jobs, function(job)
     return errors.try(profile.is_vm, client, job.sandbox_id, "get_background_jobs") == true
   end, { limit = AT_ONCE })
   for i, job in ipairs(jobs) do
-    if are_vms[i] then group[#group + 1] = job end
-    if #group == BATCH then flush() end
+    local key = key_of(job)
+    if are_vms[i] and not asked[key] then -- a server refuses what comes twice
+      asked[key] = true
+      group[#group + 1] = job
+    end
+    if #group == BATCH or i == #jobs then
+      ask_group(client, group, known)
+      group = {}
+    end
   end
-  flush()
   return known
 end
 
@@ -310,7 +340,7 @@ function methods:get_background_jobs(jobs)
   end)
   local known = ask_all(self, list)
   return task.map(list, function(job)
-    local said = known[job.sandbox_id .. "/" .. job.id]
+    local said = known[key_of(job)]
     if said == false then
       return { job_id = job.id, sandbox_id = job.sandbox_id, completed = false, lost = false }
     end
@@ -344,7 +374,7 @@ local function is_lost(job)
     outcome = "unknown",
     job = job,
     message = ("run_background_job %s: the end of job %s is not known: what waited for it was "
-      .. "killed"):format(failure.clean(job.sandbox_id, nil, 100), job.id),
+      .. "killed, or its files removed"):format(failure.clean(job.sandbox_id, nil, 100), job.id),
   })
 end
 
@@ -375,6 +405,10 @@ function methods:run_background_job(target, command, options)
   local job = start(self, id, "run_background_job", opts)
   local ok, result = pcall(await, self, job, opts.timeout, opts.poll)
   if ok then return result end
+  -- Whatever went wrong with the looks: the job runs on, and can be found by this.
+  if errors.is_error(result) then
+    result.job, result.outcome = job, result.outcome or "unknown"
+  end
   if errors.is_error(result) and result.kind == "cancelled" then
     local at = spool.at(self, id, "run_background_job", place_of(job), opts.user)
     at.asked = true

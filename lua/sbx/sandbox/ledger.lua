@@ -132,7 +132,8 @@ end
 
 ---@async
 local function open(config)
-  local folder = state.folder(ledger.FOLDER)
+  local folder, problem = state.folder(ledger.FOLDER)
+  if problem then error(problem, 0) end
   if not folder then return nil end
   local account = state.account(config)
   local name = ("%s.%s.jsonl"):format(ledger.run_id(), account:sub(1, 8))

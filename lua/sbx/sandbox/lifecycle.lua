@@ -1,12 +1,11 @@
 -- Making sandboxes, looking at them, deleting them.
 
+local answers = require("sbx.sandbox.answers")
 local box = require("sbx.sandbox.box")
-local check = require("sbx.check")
-local deletes = require("sbx.sandbox.deletes")
 local egress = require("sbx.sandbox.egress")
 local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
-local json = require("sbx.json")
+local observe = require("sbx.observe")
 local request = require("sbx.sandbox.request")
 local task = require("sbx.task")
 local wire = require("sbx.sandbox.wire")
@@ -16,7 +15,6 @@ local methods = {}
 
 local CREATE_SECONDS = 60 -- that a request may hold off a cancellation
 local DELETE_SECONDS = 30
-local DELETE_BATCH = 100
 
 local function secret_values(body)
   local values = {}
@@ -32,7 +30,7 @@ end
 local function is_isolated(made)
   if made.network_access ~= nil then return made.network_access == false end
   local allowed = made.network_allowlist
-  return type(allowed) == "table" and next(allowed) == nil
+  return answers.is_list(allowed) and next(allowed) == nil
 end
 
 -- The network option that the server did not confirm, or nil.
@@ -47,7 +45,7 @@ local function unconfirmed(body, made)
 end
 
 ---@async
-local function refuse_open_network(client, made, option)
+local function refuse_open_network(client, made, option, body)
   made.keep = nil
   local ok, err = pcall(task.shield, DELETE_SECONDS, client.delete, client, made.id)
   errors.raise({
@@ -55,8 +53,9 @@ local function refuse_open_network(client, made, option)
     code = "NETWORK_NOT_ISOLATED",
     op = "create",
     sandbox_id = made.id,
-    message = ("create %s: the server did not confirm %s; the sandbox %s")
-      :format(made.id, option, ok and "was deleted" or "could not be deleted: " .. tostring(err)),
+    message = ("create %s: the server did not confirm %s; the sandbox %s"):format(
+      failure.clean(made.id, secret_values(body), 100), option,
+      ok and "was deleted" or "could not be deleted: " .. tostring(err)),
   })
 end
 
@@ -109,6 +108,7 @@ function methods:create(options)
   local body, keep = request.blame(request.create, options)
   body.team_id = body.team_id or self.config.team_id()
   task.checkpoint()
+  local began = observe.phase and task.now()
   local intent = self.owned:intend(body, keep)
   local ok, made = pcall(send_create, self, intent)
   if not ok then ok, made = send_again(self, intent, made) end
@@ -117,10 +117,14 @@ function methods:create(options)
     self.owned:failed(intent, made)
     error(made, 0)
   end
+  if began and observe.phase then
+    observe.phase(made.id, "create", task.now() - began)
+    observe.phase(made.id, "status", made.status)
+  end
   -- What has arrived is handed over: being cancelled here shows at the next wait.
   pcall(self.owned.flush, self.owned)
   local option = unconfirmed(body, made)
-  if option then refuse_open_network(self, made, option) end
+  if option then refuse_open_network(self, made, option, body) end
   return made
 end
 
@@ -143,84 +147,6 @@ function methods:delete(target)
   local missing = self.deletes:delete(id)
   if box.is_box(target) then target.status = "TERMINATED" end
   if missing then error(missing, 0) end
-end
-
----@class sbx.sandbox.BulkDelete
----@field sandbox_ids? (string|sbx.sandbox.Box)[]
----@field labels? string[]
----@field team_id? string
----@field user_id? string
----@field all_users? boolean  needs the rights of a team's admin
-
-local function check_bulk(what)
-  check.table(what, "bulk_delete")
-  if what.sandbox_ids == nil and what.labels == nil then what = { sandbox_ids = what } end
-  local options = check.options(what, {
-    sandbox_ids = check.none,
-    labels = check.none,
-    team_id = check.none,
-    user_id = check.none,
-    all_users = false,
-  }, -1)
-  if (options.sandbox_ids == nil) == (options.labels == nil) then
-    error("bulk_delete: give either sandbox_ids or labels", 0)
-  end
-  if options.labels and #check.table(options.labels, "labels") == 0 then
-    error("labels: is empty", 0)
-  end
-  local ids = {}
-  for i, target in ipairs(options.sandbox_ids or {}) do
-    ids[i] = wire.id_of(target)
-  end
-  options.sandbox_ids = options.sandbox_ids and ids
-  return options
-end
-
-local function merge(client, call, into, answer)
-  for _, id in ipairs(failure.field(call, answer, "succeeded", "table")) do
-    if type(id) == "string" then
-      into.succeeded[#into.succeeded + 1] = id
-      deletes.forget(client, id)
-    end
-  end
-  for _, item in ipairs(type(answer.failed) == "table" and answer.failed or {}) do
-    if type(item) ~= "table" then item = {} end
-    into.failed[#into.failed + 1] = {
-      sandbox_id = tostring(item.sandbox_id),
-      error = failure.clean(tostring(item.error)),
-    }
-  end
-  into.message = type(answer.message) == "string" and failure.clean(answer.message) or ""
-end
-
----Deletes many: a list of sandboxes or ids, or `{ labels = {…} }` for all that
----carry every label. What could not be deleted is in `failed`, not an error.
----@async
----@param what (string|sbx.sandbox.Box)[]|sbx.sandbox.BulkDelete
----@return { succeeded: string[], failed: { sandbox_id: string, error: string }[] }
-function methods:bulk_delete(what)
-  local options = request.blame(check_bulk, what)
-  local result = { succeeded = {}, failed = {}, message = "" }
-  local ids = options.sandbox_ids
-  for first = 1, ids and #ids or 1, DELETE_BATCH do
-    local last = ids and math.min(first + DELETE_BATCH - 1, #ids)
-    local call = {
-      op = "bulk_delete",
-      method = "DELETE",
-      path = "/sandbox",
-      even_closed = true,
-      body = {
-        sandbox_ids = ids and json.array(table.move(ids, first, last, 1, {})),
-        labels = options.labels and json.array(options.labels),
-        team_id = options.team_id,
-        user_id = options.user_id,
-        all_users = options.all_users,
-      },
-    }
-    merge(self, call, result, (wire.call(self, call)))
-  end
-  pcall(self.owned.flush, self.owned)
-  return result
 end
 
 ---What the sandbox has logged so far.

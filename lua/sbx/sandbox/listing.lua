@@ -122,9 +122,10 @@ local function checked_list_options(given)
   for _, name in ipairs({ "status", "team_id", "user_id" }) do
     if options[name] ~= nil then check.string(options[name], name) end
   end
-  for i, label in ipairs(check.table(options.labels or {}, "labels")) do
-    check.string(label, ("labels[%d]"):format(i))
+  if options.exclude_terminated ~= nil then
+    check.boolean(options.exclude_terminated, "exclude_terminated")
   end
+  request.labels(options.labels)
   return options
 end
 

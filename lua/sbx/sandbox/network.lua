@@ -32,11 +32,11 @@ local shape = {
 local function list_of(call, policy, name)
   local list = policy[name]
   if list == nil or list == json.null then return nil end
-  if type(list) ~= "table" then
+  if not answers.is_list(list) then
     answers.refuse(call, ("'policy.%s' is not a list"):format(name))
   end
-  for key, entry in pairs(list) do
-    if math.type(key) ~= "integer" or type(entry) ~= "string" then
+  for _, entry in ipairs(list) do
+    if type(entry) ~= "string" then
       answers.refuse(call, ("'policy.%s' is not a list of strings"):format(name))
     end
   end
@@ -89,11 +89,17 @@ local function check_confirmed(op, id, found, wanted)
   })
 end
 
+-- Whether the policy of this generation is in force, or one that came after it.
+local function is_applied(found, generation)
+  if found.applied_generation < generation then return false end
+  return found.applied or found.generation > generation
+end
+
 ---@async
 local function wait_until_applied(client, id, found)
   local pause = FIRST_PAUSE
   local generation = found.generation
-  while found.applied_generation < generation do
+  while not is_applied(found, generation) do
     task.sleep(throttle.jitter(pause))
     pause = math.min(LONGEST_PAUSE, pause * GROWTH)
     found = get(client, id, "set_network")
@@ -129,7 +135,8 @@ end
 ---addresses, networks in the form of 10.0.0.0/8, host names, and `*.` with a host name.
 ---Waits until it is applied; connections that stand are not cut. Raises `unsupported`
 ---for a container, `timeout` when it is not applied in time, and `api`, code
----`NETWORK_NOT_SET`, when the server takes something else than was asked for.
+---`NETWORK_NOT_SET`, when the server takes something else than was asked for; with
+---`outcome = "unknown"` what went wrong after the server had accepted it.
 ---@async
 ---@param target string|sbx.sandbox.Box
 ---@param rules { allow?: string|string[], deny?: string|string[] }  one of them
@@ -148,8 +155,14 @@ function methods:set_network(target, rules, options)
   }
   local found = network_from(call, (wire.call(self, call)))
   check_confirmed(call.op, id, found, policy)
-  if not opts.wait or found.applied_generation >= found.generation then return found end
-  local in_time, applied = task.move_on(opts.timeout, wait_until_applied, self, id, found)
+  if not opts.wait or is_applied(found, found.generation) then return found end
+  local ok, in_time, applied = pcall(task.move_on, opts.timeout, wait_until_applied,
+    self, id, found)
+  if not ok then
+    local err = in_time
+    if errors.is_error(err) and err.kind ~= "cancelled" then err.outcome = "unknown" end
+    error(err, 0)
+  end
   if not in_time then not_applied(id, opts.timeout) end
   -- Another one may have been set meanwhile; the same one must be what came of ours.
   if applied.generation == found.generation then

@@ -87,6 +87,17 @@ function ownership.left()
   return count
 end
 
+---The sandboxes that this run has made and not deleted, in the order of creation.
+---@return sbx.sandbox.Box[]
+function ownership.list()
+  local boxes, node = {}, list.first
+  while node do
+    boxes[#boxes + 1] = node.box
+    node = node.next
+  end
+  return boxes
+end
+
 ---@async
 local function finish()
   local all = {}

@@ -2,9 +2,9 @@
 -- piece of a file and the names of the folders on the way down.
 
 local core = require("sbx.core.fs")
+local core_file = require("sbx.core.file")
 local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
-local fs = require("sbx.fs")
 local inside = require("sbx.sandbox.inside")
 local tar = require("sbx.sandbox.tar")
 local walk = require("sbx.fs.walk")
@@ -42,8 +42,8 @@ end
 
 -- The facts and what else `fn(path)` finds of an entry; nil when it is gone.
 ---@async
-local function unless_gone(fn, path)
-  local found, err = errors.try(fn, path)
+local function unless_gone(fn, path, ...)
+  local found, err = errors.try(fn, path, ...)
   if not err then return found end
   if errors.is_error(err) and err.code == "ENOENT" then return nil end
   error(err, 0)
@@ -70,11 +70,18 @@ function kinds.symlink(self, relative, path, facts)
   self.result.links = self.result.links + 1
 end
 
-function kinds.file(self, relative, path, facts)
-  local file = unless_gone(fs.open, path)
+-- What counts is what was opened: it may be another one by now.
+function kinds.file(self, relative, path)
+  local file = unless_gone(core_file.open, path, "r", 0)
   if not file then return end
   self.file = file
-  local size = file:size()
+  local facts = file:stat()
+  if facts.type ~= "file" then
+    self.file = nil
+    file:close()
+    return self:unsafe(relative, path, "EINVAL", "is a " .. facts.type)
+  end
+  local size = facts.size
   self:add(tar.header({
     type = "file", path = relative, mode = facts.mode, mtime = facts.mtime, size = size,
   }))

@@ -6,6 +6,7 @@
 -- another one takes over.
 
 local errors = require("sbx.errors")
+local observe = require("sbx.observe")
 local status = require("sbx.sandbox.status")
 local task = require("sbx.task")
 local throttle = require("sbx.sandbox.throttle")
@@ -135,9 +136,21 @@ local function plan_next(self, entry, record)
   entry.pause = math.min(LONGEST_PAUSE, entry.pause * GROWTH)
 end
 
+-- Nothing is known of it this time: it is looked at again, less and less often.
+local function put_off(self, entry, err)
+  entry.flying = false
+  entry.trouble = err
+  entry.pause = math.max(entry.pause, interval_of(self))
+  entry.due = task.now() + throttle.jitter(entry.pause)
+  entry.slack = entry.pause / 2
+  entry.pause = math.min(LONGEST_PAUSE, entry.pause * GROWTH)
+end
+
 local function tell(self, entry, record, err)
   entry.flying = false
   if record then
+    entry.trouble = nil
+    if observe.phase then observe.phase(entry.id, "status", record.status) end
     plan_next(self, entry, record)
   else
     entry.due = task.now() + FIRST_PAUSE
@@ -296,8 +309,11 @@ local function carry(self, watch)
   local ok, err = pcall(send, self, job)
   watch.job = nil
   if not ok and not is_cancelled(err) then
+    local may_pass = self.asker:may_pass(err)
     for _, entry in ipairs(job.entries) do
-      if entry.flying then tell(self, entry, nil, err) end
+      if entry.flying then
+        if may_pass then put_off(self, entry, err) else tell(self, entry, nil, err) end
+      end
     end
   end
   local cancelled = not ok and is_cancelled(err)
@@ -355,8 +371,14 @@ local function run(self, watch)
   end
 end
 
+---Why the last look at the sandbox showed nothing; nil when it did.
+---@return sbx.Error|nil
+function Watch:trouble()
+  return self.entry.trouble or self.poller.asker.refusal
+end
+
 ---Waits for news of the sandbox: its state when that has changed, or is RUNNING.
----Raises what the API says instead.
+---Raises what the API says instead, unless that may pass.
 ---@async
 ---@return sbx.sandbox.Record
 function Watch:next()

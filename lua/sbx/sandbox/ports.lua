@@ -108,9 +108,48 @@ local function checked_options(port, given)
   return options
 end
 
+-- What the server has made, but not so as it was asked for, does not stay open.
+---@async
+local function take_back(client, id, answer)
+  local made = answers.read({ op = "expose" }, answer, { exposure_id = "string" }).exposure_id
+  answers.check_id(made, "exposure_id")
+  unexpose(client, "expose", id, made, true)
+end
+
+local function no_tcp(id)
+  errors.raise({
+    kind = "unsupported",
+    op = "expose",
+    code = "expose_tcp",
+    sandbox_id = id,
+    message = ('expose %s: the server exposes no ports over TCP: use protocol = "HTTP"')
+      :format(log.clean(id, 100)),
+  })
+end
+
+-- The exposure in an answer, if it is the one that was asked for.
+local function exposure_from(call, answer, opts)
+  local exposure = checked_exposure(call, answers.read(call, answer, shape), call.sandbox_id)
+  if exposure.port ~= opts.port then answers.refuse(call, "'port' is another one") end
+  if opts.protocol == "TCP" then
+    -- A server that does not know of protocols has opened it over HTTP.
+    local said = exposure.protocol or exposure.external_endpoint and "TCP"
+    if said ~= "TCP" then no_tcp(call.sandbox_id) end
+  else
+    if (exposure.protocol or "HTTP") ~= "HTTP" then
+      answers.refuse(call, "'protocol' is another one")
+    end
+    if not exposure.url:find("^[Hh][Tt][Tt][Pp][Ss]?://[^%s%c]+$") then
+      answers.refuse(call, "'url' is no http address")
+    end
+  end
+  return exposure
+end
+
 ---Makes a port reachable: at the `url` of the result, or with `protocol = "TCP"` at its
 ---`external_endpoint`. The result is a `<close>` value, which ends it. Raises
----`unsupported` for a virtual machine.
+---`unsupported` for a virtual machine, and for TCP where the server lacks that; what it
+---has opened in its place is ended.
 ---@async
 ---@param target string|sbx.sandbox.Box
 ---@param port integer  that a server in the sandbox listens on
@@ -128,11 +167,14 @@ function methods:expose(target, port, options)
     sandbox_id = id,
     shield = EXPOSE_SECONDS,
   }
-  local found = answers.read(call, (wire.call(self, call)), shape)
-  local exposure = checked_exposure(call, found, id)
-  if exposure.port ~= opts.port then answers.refuse(call, "'port' is another one") end
-  if (exposure.protocol or opts.protocol) ~= opts.protocol then
-    answers.refuse(call, "'protocol' is another one")
+  local answer = wire.call(self, call)
+  local ok, exposure = pcall(exposure_from, call, answer, opts)
+  if not ok then
+    local closed, failed = pcall(task.shield, CLOSE_SECONDS, take_back, self, id, answer)
+    if not closed then
+      log.warn("cannot unexpose a port: " .. tostring(failed), { sandbox_id = id })
+    end
+    error(exposure, 0)
   end
   owners[exposure] = self
   return exposure

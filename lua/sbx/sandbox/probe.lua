@@ -3,6 +3,7 @@
 
 local commands = require("sbx.sandbox.commands")
 local errors = require("sbx.errors")
+local observe = require("sbx.observe")
 local sync = require("sbx.sync")
 local task = require("sbx.task")
 
@@ -66,6 +67,7 @@ local function try_once(client, id, shared)
   shared.waiters[id] = nil
   if ok then
     client.reached[id] = true
+    if observe.phase then observe.phase(id, "exec") end
     err = nil
   end
   -- The others were not cancelled with us: one of them tries instead.

@@ -4,10 +4,12 @@ local check = require("sbx.check")
 local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
 local hash = require("sbx.hash")
+local log = require("sbx.log")
 local process = require("sbx.sandbox.rpc.process")
 local profile = require("sbx.sandbox.profile")
 local request = require("sbx.sandbox.request")
 local session = require("sbx.sandbox.rpc.session")
+local shell = require("sbx.sandbox.shell")
 local task = require("sbx.task")
 local wire = require("sbx.sandbox.wire")
 
@@ -109,18 +111,6 @@ end
 
 -- -------------------------------------------------------------------- starting
 
-local function not_begun(call)
-  return errors.new({
-    kind = "api_timeout",
-    op = call.op,
-    sandbox_id = call.sandbox_id,
-    outcome = "unknown",
-    timeout = START_SECONDS,
-    message = ("%s %s: the process did not begin within %g s"):format(
-      call.op, failure.clean(call.sandbox_id, nil, 100), START_SECONDS),
-  })
-end
-
 -- A process that nobody holds, because its start was cut short, must not run on. Its
 -- start may still be under way.
 ---@async
@@ -128,7 +118,13 @@ local function kill_lost(client, call)
   local selector = { tag = call.message.tag }
   for attempt = 1, KILL_TRIES do
     local ok, err = session.kill(client, call.sandbox_id, selector, KILL_SECONDS)
-    if ok or not errors.is_error(err) or err.code ~= "not_found" then return end
+    if ok or not errors.is_error(err) or err:is("not_running") then return end
+    if err.code ~= "not_found" then
+      log.warn(("open_process %s: process %s could not be ended, and may run on: %s"):format(
+        failure.clean(call.sandbox_id, nil, 100), failure.clean(selector.tag, nil, 100),
+        tostring(err)))
+      return
+    end
     if attempt < KILL_TRIES then task.sleep(0.1 * 2 ^ attempt) end
   end
 end
@@ -142,8 +138,8 @@ end
 -- any word.
 ---@async
 local function connect(client, call, options)
-  local in_time, stream = task.move_on(START_SECONDS, session.call, client, call)
-  if not in_time then error(not_begun(call), 0) end
+  call.begin_seconds = START_SECONDS
+  local stream = session.call(client, call)
   local made = process.new(client, call, stream, options)
   if call.rpc == "Connect" then
     made:begin()
@@ -152,7 +148,7 @@ local function connect(client, call, options)
   local ok, started = pcall(task.move_on, START_SECONDS, made.await_start, made)
   if ok and started then return made end
   made:close()
-  error(ok and not_begun(call) or started, 0)
+  error(ok and session.not_begun(call) or started, 0)
 end
 
 ---Starts a process in a virtual machine and returns it once it runs. It belongs to
@@ -166,6 +162,8 @@ end
 function methods:open_process(target, command, options)
   local id = wire.id_of(target)
   local opts = request.blame(checked_start, command, options)
+  local words = type(command) == "table" and command or { command }
+  shell.check_sizes("open_process", id, words, opts.env)
   profile.require(self, id, "process", "open_process")
   local call = {
     rpc = "Start",

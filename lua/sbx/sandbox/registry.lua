@@ -33,6 +33,7 @@ function methods:list_registry_credentials()
     op = "list_registry_credentials",
     method = "GET",
     path = "/template/registry-credentials",
+    confidential = true,
   }
   answers.not_local(self, call.op, "registry credentials",
     "it runs images of this machine, and its own /usr in place of others")

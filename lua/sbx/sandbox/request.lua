@@ -60,7 +60,11 @@ local defaults = {
 ---@field guaranteed? boolean
 ---@field keep? boolean  not deleted at the end of the run (default false)
 
-local function string_list(value, name)
+---Checks a list of strings, such as labels; what has names in place of positions is none.
+---@param value table|nil
+---@param name string
+---@return string[]|nil  written as a list, also when it is empty
+function request.string_list(value, name)
   if value == nil then return nil end
   check.table(value, name)
   local list = {}
@@ -71,6 +75,18 @@ local function string_list(value, name)
     if not list[key] then error(name .. ": expected a list of strings", 0) end
   end
   return json.array(list)
+end
+
+---Checks the labels of a filter. An empty one is refused: to a server it is no filter, and
+---all sandboxes carry it.
+---@param value string[]|nil
+---@return string[]|nil
+function request.labels(value)
+  local list = request.string_list(value, "labels")
+  for i, label in ipairs(list or {}) do
+    if label == "" then error(("labels[%d]: is empty"):format(i), 0) end
+  end
+  return list
 end
 
 ---Checks a table of strings by name, such as environment variables.
@@ -109,12 +125,19 @@ local function start_command(value, vm)
   end
   local given = check.options(value, { executable = none, args = none }, -1)
   check.string(given.executable, "start_command.executable")
-  local args = string_list(given.args or {}, "start_command.args")
+  local args = request.string_list(given.args or {}, "start_command.args")
   for _, word in ipairs({ given.executable, table.unpack(args) }) do
     if word:find("\0", 1, true) then error("start_command: has a NUL byte", 0) end
   end
   if given.executable == "" then error("start_command.executable: is empty", 0) end
   return { executable = given.executable, args = args }
+end
+
+local function check_vm(body)
+  if body.registry_credentials_id then
+    error("registry_credentials_id: needs vm = false", 0)
+  end
+  if body.guaranteed then error("guaranteed: needs vm = false", 0) end
 end
 
 local function check_rules(body)
@@ -126,7 +149,15 @@ local function check_rules(body)
   if body.network_allowlist and body.network_denylist then
     error("network_allowlist and network_denylist: give one of them", 0)
   end
-  if body.vm then return end
+  if not body.network_access and (body.network_allowlist or body.network_denylist) then
+    error("network_access = false lets nothing out: give it or a list, not both", 0)
+  end
+  local idle = body.idle_timeout_minutes
+  if idle and idle > body.timeout_minutes then
+    error(("idle_timeout_minutes: %d is more than timeout_minutes, which is %d"):format(
+      idle, body.timeout_minutes), 0)
+  end
+  if body.vm then return check_vm(body) end
   if gpus then error("gpu_count: GPUs need vm = true", 0) end
   if body.network_allowlist or body.network_denylist then
     error("network_allowlist and network_denylist need vm = true; "
@@ -160,7 +191,7 @@ local function body_from(options)
       check.integer, options.idle_timeout_minutes, "idle_timeout_minutes", 1),
     environment_vars = request.string_map(options.environment_vars, "environment_vars"),
     secrets = request.string_map(options.secrets, "secrets"),
-    labels = string_list(options.labels or {}, "labels"),
+    labels = request.string_list(options.labels or {}, "labels"),
     team_id = optional(check.string, options.team_id, "team_id"),
     region = optional(check.string, options.region, "region"),
     advanced_configs = optional(check.table, options.advanced_configs, "advanced_configs"),
@@ -169,7 +200,18 @@ local function body_from(options)
     guaranteed = check.boolean(options.guaranteed, "guaranteed"),
   }
   check_rules(body)
+  -- Servers of virtual machines know no network_access: this says the same to them.
+  if body.vm and not body.network_access then body.network_allowlist = json.array({}) end
   return body
+end
+
+-- What JSON cannot say, such as a string that is no UTF-8, named by its place. The
+-- value stays out of it: it may be a secret.
+local function check_writable(body)
+  local ok, err = pcall(json.encode, body)
+  if ok then return end
+  local where, what = tostring(err.message):match("%$%.(.-): (.*)")
+  error(("%s: %s"):format(where or "options", what or "JSON cannot hold them"), 0)
 end
 
 ---Calls `fn(...)` and passes a misuse on as an error at the line of the script
@@ -187,6 +229,7 @@ end
 function request.create(given)
   local options = check.options(given, defaults, -1)
   local body = body_from(options)
+  check_writable(body)
   return body, check.boolean(options.keep, "keep")
 end
 

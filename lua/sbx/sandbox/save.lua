@@ -5,6 +5,7 @@ local download = require("sbx.sandbox.download")
 local errors = require("sbx.errors")
 local fs = require("sbx.fs")
 local hash = require("sbx.hash")
+local lock = require("sbx.core.lock")
 local path = require("sbx.path")
 local remote = require("sbx.sandbox.remote")
 local task = require("sbx.task")
@@ -25,10 +26,12 @@ local EVERYBODY, OWNER = tonumber("666", 8), tonumber("600", 8)
 ---@field target string       what it becomes
 ---@field mode integer|nil    of the file that it replaces
 ---@field in_place boolean    the target is no plain file, such as /dev/null
+---@field shared boolean      others know its path: it is ours while we hold `lock`
 ---@field keep boolean        stays after a failure, for the next try
 ---@field size integer        bytes in it
 ---@field done boolean
 ---@field file sbx.fs.File|nil
+---@field lock { close: fun(self) }|nil
 ---@field digest sbx.Hash|nil
 local Partial = {}
 Partial.__index = Partial
@@ -46,7 +49,7 @@ end
 ---@async
 local function partial_for(plan, target)
   local self = setmetatable({
-    in_place = false, keep = plan.resume or false, done = false, size = 0,
+    in_place = false, shared = false, keep = plan.resume or false, done = false, size = 0,
   }, Partial)
   if fs.exists(target) then
     target = fs.realpath(target)
@@ -60,18 +63,37 @@ local function partial_for(plan, target)
   if self.in_place then
     self.path = target
   elseif plan.resume then
-    self.path = target .. ".part"
+    self.path, self.shared = target .. ".part", true
   else
     self.path = path.join(path.dirname(target), (".%s.part"):format(hash.random_hex(8)))
   end
   return self
 end
 
+-- What a file system answers that has no locks: one goes without.
+local lockless = { ENOLCK = true, ENOTSUP = true, EOPNOTSUPP = true, ENOSYS = true }
+local NO_LOCK = { close = function() end }
+
+-- Two that write one file would make a third of it.
+---@async
+local function claim(self, plan)
+  local facts = errors.try(fs.lstat, self.path)
+  if facts and facts.type ~= "file" then refuse(plan, self.path, "EEXIST", "is no file") end
+  -- Made here, for a lock would make it with a mode of its own.
+  fs.open(self.path, "a", { perm = self.mode and OWNER or EVERYBODY }):close()
+  local held, err = errors.try(lock.try, self.path)
+  if err and not (errors.is_error(err) and lockless[err.code]) then error(err, 0) end
+  self.lock = held or err and NO_LOCK
+  if not self.lock then
+    refuse(plan, self.path, "EBUSY", "is what another download with resume is writing")
+  end
+end
+
 -- Forgets what is there and begins with an empty file.
 ---@async
 function Partial:restart()
   if self.file then self.file:close() end
-  if self.in_place then
+  if self.in_place or self.lock then
     self.file = fs.open(self.path, "w")
   else
     fs.remove(self.path, { missing_ok = true })
@@ -92,9 +114,8 @@ end
 -- is there now. Returns the size of that one.
 ---@async
 function Partial:continue(client, plan)
-  local facts = fs.exists(self.path) and fs.lstat(self.path)
-  if not facts or facts.size == 0 then return nil end
-  if facts.type ~= "file" then refuse(plan, self.path, "EEXIST", "is no file") end
+  local facts = fs.lstat(self.path)
+  if facts.size == 0 then return nil end
   local file = fs.open(self.path, "r+")
   self.file, self.size = file, facts.size -- it stays, whatever happens here
   local digest, count = hash.sha256_new(), 0
@@ -129,14 +150,20 @@ end
 
 function Partial:__close()
   if self.file then self.file:close() end
-  if self.done or self.in_place or (self.keep and self.size > 0) then return end
-  -- Also when cancelled: no half a file may stay behind.
-  task.shield(CLEANUP_SECONDS, errors.try, fs.remove, self.path, { missing_ok = true })
+  local ours = self.lock or not self.shared
+  if ours and not (self.done or self.in_place or (self.keep and self.size > 0)) then
+    -- Also when cancelled: no half a file may stay behind.
+    task.shield(CLEANUP_SECONDS, errors.try, fs.remove, self.path, { missing_ok = true })
+  end
+  if self.lock then self.lock:close() end
 end
 
 ---@async
 local function receive(client, plan, part)
-  local known = plan.resume and not part.in_place and part:continue(client, plan)
+  local resume = plan.resume and not part.in_place
+  -- In one go: who is cancelled halfway would leave an empty file.
+  if resume then task.shield(CLEANUP_SECONDS, claim, part, plan) end
+  local known = resume and part:continue(client, plan)
   if not known then part:restart() end
   local function tell(total)
     if plan.progress then plan.progress(part.size, total) end

@@ -1,15 +1,19 @@
 -- What an upload sends, cut into parts that can be sent again. A file and a string
 -- are read where they are; what has to be read in order goes through temporary
 -- files, one for each part on its way, so that it never has to be held in memory.
+-- A file is opened once: whatever takes its name meanwhile, one file is sent.
 
+local core = require("sbx.core.file")
 local errors = require("sbx.errors")
 local fs = require("sbx.fs")
 local hash = require("sbx.hash")
+local sync = require("sbx.sync")
 local task = require("sbx.task")
 
 local source = {}
 
 local CHUNK = 256 * 1024
+local LARGE_CHUNK = 1024 * 1024
 local CLEANUP_SECONDS = 5
 
 -- ----------------------------------------------------------------------- parts
@@ -21,8 +25,16 @@ local CLEANUP_SECONDS = 5
 ---@field private whole? table  `data` or `path` of a multipart part that is all of it
 ---@field private read async fun(offset: integer, n: integer): string|nil
 ---@field private close? async fun()
+---@field private unchanged? async fun()  raises when what was read is no more
 local Part = {}
 Part.__index = Part
+
+local function stale(what)
+  errors.raise({
+    kind = "io", code = "ESTALE", op = "read",
+    message = ("upload: the local file %s while it was being sent"):format(what),
+  })
+end
 
 ---The content for one attempt, as sbx.http takes it. `on_bytes(count)` hears of
 ---each piece that is handed over.
@@ -37,19 +49,19 @@ function Part:body(on_bytes)
     data = function()
       if at >= self.size then return nil end
       local bytes = self.read(at, math.min(CHUNK, self.size - at))
-      if not bytes then
-        errors.raise({
-          kind = "io",
-          code = "ESTALE",
-          op = "read",
-          message = "upload: the local file became shorter while it was being sent",
-        })
-      end
+      if not bytes then stale("became shorter") end
       at = at + #bytes
       if on_bytes then on_bytes(#bytes) end
       return bytes
     end,
   }
+end
+
+---To be called once it is sent. Raises kind `io`, code ESTALE, when the content was
+---changed meanwhile.
+---@async
+function Part:check()
+  if self.unchanged then self.unchanged() end
 end
 
 function Part:__close()
@@ -64,7 +76,10 @@ end
 ---@field digest async fun(self): string  SHA-256 of all; of a stream once all is taken
 local Windows = {}
 Windows.__index = Windows
-Windows.__close = function() end
+
+function Windows:__close()
+  if self.close then self.close() end
+end
 
 function Windows:next(limit)
   local offset = self.at
@@ -104,25 +119,44 @@ function source.bytes(bytes)
   end)
 end
 
+---Opens a file. It is sent as long as it is now: what grows, such as a log, goes up
+---to here. Raises kind `io`.
+---@async
 ---@param path string  of a regular file
----@param total integer  its size
 ---@return sbx.sandbox.Source  a `<close>` value
-function source.file(path, total)
-  return windows(total, function(offset, size)
-    local file
+function source.file(path)
+  local file = core.open(path, "r", 0)
+  local turn = sync.semaphore(1) -- one task at a time uses a file
+  local function use(name, ...)
+    local _ <close> = turn:acquire()
+    return file[name](file, ...)
+  end
+  local first = use("stat")
+  local total = first.size
+  local function read_at(at, n)
+    return use("read", n, at) or stale("became shorter")
+  end
+  local function unchanged()
+    local now = use("stat")
+    if now.size < total then stale("became shorter") end
+    if now.size == total and now.mtime ~= first.mtime then stale("changed") end
+  end
+  local self = windows(total, function(offset)
     return {
-      whole = size == total and { path = path } or nil,
-      read = function(at, n)
-        file = file or fs.open(path, "r")
-        return file:read_at(offset + at, n)
-      end,
-      close = function()
-        if file then file:close() end
-      end,
+      read = function(at, n) return read_at(offset + at, n) end,
+      unchanged = unchanged,
     }
   end, function()
-    return (hash.sha256_file(path))
+    local digest, at = hash.sha256_new(), 0
+    while at < total do
+      local bytes = read_at(at, math.min(LARGE_CHUNK, total - at))
+      digest:update(bytes)
+      at = at + #bytes
+    end
+    return digest:hex()
   end)
+  self.close = function() file:close() end
+  return self
 end
 
 -- --------------------------------------------------------------------- streams

@@ -6,27 +6,28 @@
 -- found out about; see spool_scripts.lua for the folder that decides it.
 
 local core = require("sbx.core.task")
-local encoding = require("sbx.encoding")
 local errors = require("sbx.errors")
 local exec = require("sbx.sandbox.exec")
 local failure = require("sbx.sandbox.failure")
 local hash = require("sbx.hash")
 local json = require("sbx.json")
+local log = require("sbx.log")
 local profile = require("sbx.sandbox.profile")
 local scripts = require("sbx.sandbox.spool_scripts")
 local shell = require("sbx.sandbox.shell")
+local signal = require("sbx.signal")
+local spool_state = require("sbx.sandbox.spool_state")
 local task = require("sbx.task")
 
 local spool = {}
 
-local WAIT = 20 -- seconds that one look waits in the sandbox
 local MOST = 1024 * 1024 -- bytes of each output that one look brings
 local LEAST = 16 * 1024
 local SLACK = 20 -- seconds that a script may take besides its waiting
 local PATIENCE = 120 -- seconds without any look that works
-local STARTS = 3
+local OVERTIME = 10 -- the same, once the command's own time is up
 local GRACE = 2 -- seconds between TERM and KILL
-local PAUSE, MAX_PAUSE = 0.1, 2 -- seconds between looks at a slow trickle
+local UPLOAD_SECONDS = 300
 
 ---@class sbx.sandbox.Spool
 ---@field client sbx.sandbox.Client
@@ -37,7 +38,9 @@ local PAUSE, MAX_PAUSE = 0.1, 2 -- seconds between looks at a slow trickle
 ---@field asked boolean     a start was sent, and not refused
 ---@field lost boolean      a start may still be under way
 ---@field ended boolean     the command has, and is not to be killed
----@field uploading boolean its input may still be under way
+---@field uploading boolean what it needs may still be under way
+---@field touched boolean  something of it may be in the sandbox
+---@field limit number|nil when the command's time is up, by task.now()
 ---@field most integer     bytes that one look may bring
 local Spool = {}
 Spool.__index = Spool
@@ -51,7 +54,7 @@ Spool.__index = Spool
 function spool.at(client, id, op, place, user)
   return setmetatable({
     client = client, id = id, op = op, place = place, user = user, asked = false, lost = false,
-    ended = false, uploading = false, most = MOST,
+    ended = false, uploading = false, touched = false, most = MOST,
   }, Spool)
 end
 
@@ -78,35 +81,6 @@ end
 
 -- ----------------------------------------------------------------------- looks
 
----@class sbx.sandbox.SpoolState
----@field state "run"|"gone"|"lost"|"ended"
----@field exit_code integer|nil  once ended
----@field stdout string          new bytes
----@field stderr string
----@field stdout_size integer    bytes of the whole file
----@field stderr_size integer
-
-local function decode(text, coding, most)
-  local ok, bytes = pcall(coding == "od" and encoding.hex_decode or encoding.base64_decode, text)
-  return ok and #bytes <= most and bytes or nil
-end
-
--- What a look says, or nil.
-local function parse(text, most)
-  local state, a, b, coding, at = text:match("^(%w+) (%d+) (%d+) (%w+)\n()")
-  if not state or #a > 15 or #b > 15 or #state > 10 then return nil end
-  local out, err = text:match("^([^.]*)%.\n([^.]*)%.\n$", at)
-  if not out then return nil end
-  out, err = decode(out, coding, most), decode(err, coding, most)
-  if not out or not err then return nil end
-  local code = math.tointeger(tonumber(state))
-  if not code and state ~= "run" and state ~= "gone" and state ~= "lost" then return nil end
-  return {
-    state = code and "ended" or state, exit_code = code, stdout = out, stderr = err,
-    stdout_size = math.tointeger(tonumber(a)), stderr_size = math.tointeger(tonumber(b)),
-  }
-end
-
 local function bad_look(self)
   local err = failure.bad_answer({ op = self.op, sandbox_id = self.id }, nil,
     "expected the state of a spooled command")
@@ -117,34 +91,87 @@ end
 
 -- A look's answer; nil where the server cut it, after which less is asked for.
 local function understood(self, answer)
-  local seen = parse(answer.stdout, self.most)
+  local seen = spool_state.parse(answer.stdout, self.most)
   if seen then return seen end
   if self.most <= LEAST then error(bad_look(self), 0) end
   self.most = math.max(LEAST, self.most // 8)
   return nil
 end
 
--- Errors after which another look may work.
-local function may_pass(err)
+---Whether another look may work after this error.
+---@param err any
+---@return boolean
+function spool.may_pass(err)
   if not errors.is_error(err) or err.kind == "cancelled" or err:is("not_running") then
     return false
   end
   if err.code == "BAD_STATE" then return false end
   if err.outcome == "unknown" or err.retryable then return true end
-  local status = err.status
+  local status = err.status -- of a sandbox that does not run a word
   return err.kind == "command_timeout" or err.kind == "api_timeout"
-    or status == 408 or status == 429 or (status ~= nil and status >= 500)
+    or status == 408 or status == 429 or (math.type(status) ~= nil and status >= 500)
+end
+
+local function detail_of(answer)
+  local detail = failure.clean((answer.stderr:gsub("%s+$", "")))
+  if detail ~= "" then return detail end
+  return ("its script ended with status %d"):format(answer.exit_code)
+end
+
+local function lacks_tool(self, answer, outcome)
+  local detail = detail_of(answer)
+  errors.raise({
+    kind = "unsupported",
+    code = "NO_TOOL",
+    op = self.op,
+    sandbox_id = self.id,
+    outcome = outcome,
+    detail = detail,
+    message = ("%s: the image does not have what a command needs that runs on its own: %s; take "
+      .. "an image that has it, or, for a short command, execute_command with spool = false")
+      :format(self:describe(), detail),
+  })
+end
+
+-- A look that did not come to its end, because the sandbox has no processes left for
+-- it, or somebody killed it.
+local function failed_look(self, answer)
+  return errors.new({
+    kind = "api",
+    code = "LOOK_FAILED",
+    op = self.op,
+    sandbox_id = self.id,
+    retryable = true,
+    detail = detail_of(answer),
+    message = ("%s: cannot look at the command: %s"):format(self:describe(), detail_of(answer)),
+  })
+end
+
+---Raises that the command's output cannot be read.
+function Spool:raise_stuck()
+  errors.raise({
+    kind = "api",
+    code = "BAD_STATE",
+    op = self.op,
+    sandbox_id = self.id,
+    outcome = "unknown",
+    message = self:describe() .. ": the command has written something that cannot be read: "
+      .. "`tail -c` and `head -c` of the image bring nothing",
+  })
 end
 
 -- Calls `fn`, which changes nothing that twice would harm, until it works.
 ---@async
 local function patiently(self, fn)
   local give_up, pause = task.now() + PATIENCE, 0.25
+  if self.limit then
+    give_up = math.min(give_up, math.max(self.limit, task.now()) + OVERTIME)
+  end
   while true do
     local ok, result = pcall(fn)
     if ok and result ~= nil then return result end
     if not ok then
-      if not may_pass(result) or task.now() + pause > give_up then
+      if not spool.may_pass(result) or task.now() + pause > give_up then
         if errors.is_error(result) and result.kind ~= "cancelled" and self.asked then
           result.outcome = "unknown"
         end
@@ -166,15 +193,19 @@ function Spool:look(want)
       stdout = want.stdout, stderr = want.stderr, stream = want.stream, wait = want.wait,
       most = self.most,
     })
-    return understood(self, self:script(text, want.wait + SLACK))
+    local answer = self:script(text, want.wait + SLACK)
+    if answer.exit_code == scripts.NO_TOOL then lacks_tool(self, answer) end
+    if answer.exit_code ~= 0 then error(failed_look(self, answer), 0) end
+    return understood(self, answer)
   end)
 end
 
 -- ------------------------------------------------------------------- beginning
 
 local function refused(self, answer)
-  local detail = failure.clean((answer.stderr:gsub("%s+$", "")))
-  if detail == "" then detail = ("its script ended with status %d"):format(answer.exit_code) end
+  self.asked = false
+  if answer.exit_code == scripts.NO_TOOL then lacks_tool(self, answer, "not_started") end
+  local detail = detail_of(answer)
   errors.raise({
     kind = "api",
     code = "NOT_STARTED",
@@ -190,7 +221,8 @@ end
 local function may_have_started(err)
   if err.kind == "cancelled" then return true end
   if err.outcome == "unknown" or err.kind == "command_timeout" then return true end
-  return err.status ~= nil and err.status >= 500 and not err:is("not_running")
+  -- That of a sandbox that does not run is a word.
+  return math.type(err.status) ~= nil and err.status >= 500
 end
 
 -- Whether the command has been started; if not, it never will be.
@@ -220,6 +252,52 @@ function Spool:not_started(cause)
   })
 end
 
+-- What a start means that ended with a status: nil where the command runs.
+---@async
+local function after_status(self, answer)
+  local status = answer.exit_code
+  self.touched = true
+  if status == scripts.DUPLICATE then return nil end
+  if status == scripts.NO_TOOL or status == scripts.NO_LOCK then refused(self, answer) end
+  -- Something ended it halfway: perhaps the command itself, which may have begun.
+  local known, started = pcall(find_out, self)
+  if known and started then return nil end
+  if known or status == 126 or status == 127 then refused(self, answer) end
+  error(started, 0)
+end
+
+---Sends something that the command needs ahead: `put(path)`.
+---@async
+---@param put async fun(path: string)
+---@param path string
+function Spool:upload(put, path)
+  self.uploading = true
+  local ok, err = pcall(put, path)
+  if ok then
+    self.uploading = false
+    return
+  end
+  -- An error of the caller's own source stays as it is.
+  if errors.is_error(err) and err.sandbox_id == self.id then err.outcome = "not_started" end
+  error(err, 0)
+end
+
+-- The script that starts a command; a long one goes ahead as a file, for the kernel
+-- takes only so much as one word.
+---@async
+local function start_script(self, o, look)
+  local ready = shell.fits(o.command) and scripts.start(self.place, o) .. look
+  if ready and shell.fits(ready) then return ready end
+  self.place.script = self.place.lock .. ".sh"
+  self:upload(function(path)
+    self.client:upload_bytes(self.id, path, o.command,
+      { timeout = UPLOAD_SECONDS, split = true })
+  end, self.place.script)
+  ready = scripts.start(self.place, o) .. look
+  if not shell.fits(ready) then shell.raise_too_long(self.op, self.id, "its variables", #ready) end
+  return ready
+end
+
 -- Variables that change what the scripts themselves do are set for the command alone.
 local function divide(env)
   local own, words = nil, {}
@@ -237,31 +315,28 @@ local function divide(env)
 end
 
 ---Starts a command, at most once. Returns the first look at it, or nil where the
----answer was lost but it runs; false where it does not run and never will.
+---answer was lost but it runs; false where it does not run and never will. What it
+---started is ended `deadline` seconds later, also when nobody looks any more.
 ---@async
----@param o { command: string, env?: table, working_dir?: string }
+---@param o { command: string, env?: table, working_dir?: string, deadline?: number }
 ---@param want { stream: boolean, wait: number }
 ---@return sbx.sandbox.SpoolState|nil|false, sbx.Error|nil
 function Spool:start(o, want)
   local prefix, env, folder = shell.split(o.env, o.working_dir)
   local own, words = divide(env)
-  local name = profile.is_vm(self.client, self.id, self.op) and "bash" or "sh"
-  local text = scripts.start(self.place, {
-    prefix = prefix, command = o.command, shell = name, words = words,
-  }) .. scripts.look(self.place, {
+  local text = start_script(self, {
+    prefix = prefix, command = o.command, words = words, deadline = o.deadline,
+    shell = profile.is_vm(self.client, self.id, self.op) and "bash" or "sh",
+  }, scripts.look(self.place, {
     stdout = 0, stderr = 0, most = self.most, stream = want.stream, wait = want.wait,
-  })
+  }))
   self.asked = true
   local ok, answer = pcall(exec.run, self.client, self.id, {
     op = self.op, command = text, env = own, working_dir = folder, user = self.user,
     timeout = math.ceil(want.wait + SLACK),
   })
   if ok and answer.exit_code == 0 then return understood(self, answer) end
-  if ok and answer.exit_code == scripts.DUPLICATE then return nil end
-  if ok then
-    self.asked = false
-    refused(self, answer)
-  end
+  if ok then return after_status(self, answer) end
   local err = answer
   if not errors.is_error(err) or not may_have_started(err) then
     self.asked = false
@@ -288,181 +363,52 @@ function Spool:kill(grace, claim)
   return answer.stdout:match("^(%w+)\n") or "unknown"
 end
 
+---Sends a signal to the command and what belongs to its process group, once it runs.
+---@async
+---@param value string|integer  "INT", "TERM" or a number
+---@return boolean  false where there is nothing to send it to
+function Spool:signal(value)
+  local number = signal.number(value, 2)
+  return self:script(scripts.signal(self.place, number), SLACK).stdout:match("^sent") ~= nil
+end
+
+---Says in the log that something may run on which nobody knows of any more.
+---@param why any  an error, or a word of `kill`
+function Spool:warn_alive(why)
+  log.warn(("%s: what it started could not be ended, and may run on: %s"):format(
+    self:describe(), tostring(why)))
+end
+
 -- Kills what runs, and removes the files, whatever has happened.
 ---@async
 local function clean_up(self, grace)
   local text = scripts.clean(self.place, self.lost, self.uploading)
-  if self.asked and not self.ended then
-    text = ("(\n%s)\n%s"):format(scripts.kill(self.place, grace, self.lost), text)
-  end
-  self:script(text, grace + SLACK)
+  local kills = self.asked and not self.ended
+  if kills then text = ("(\n%s)\n%s"):format(scripts.kill(self.place, grace, self.lost), text) end
+  local answer = self:script(text, grace + SLACK)
+  local word = answer.stdout:match("^(%w+)\n")
+  if kills and word == "alive" then self:warn_alive(word) end
 end
 
 function Spool:__close(err)
   if errors.is_error(err) and err:is("not_running") then return end
-  if not self.asked and not self.lost and not self.place.input then return end
+  if not (self.asked or self.lost or self.touched or self.uploading)
+    and not self.place.input and not self.place.script then
+    return
+  end
   local budget = core.cleanup_seconds()
   if self.ended then budget = math.min(budget, 5) end
-  pcall(task.shield, budget, clean_up, self, math.min(GRACE, budget / 4))
+  local ok, why = pcall(task.shield, budget, clean_up, self, math.min(GRACE, budget / 4))
+  if not ok and self.asked and not self.ended then self:warn_alive(why) end
 end
 
--- --------------------------------------------------------------------- running
-
--- One output on its way to the caller.
-local Sink = {}
-Sink.__index = Sink
-
-local function new_sink(fn, most)
-  return setmetatable({ fn = fn, most = most, parts = {}, kept = 0, at = 0 }, Sink)
-end
-
+---Removes what was sent ahead of a start that did not happen. Failures are nobody's
+---concern.
 ---@async
-function Sink:put(bytes)
-  if bytes == "" then return end
-  self.at = self.at + #bytes
-  local room = self.most - self.kept
-  if room > 0 then
-    local piece = #bytes <= room and bytes or bytes:sub(1, room)
-    self.parts[#self.parts + 1] = piece
-    self.kept = self.kept + #piece
-  end
-  if self.fn then self.fn(bytes) end
-end
-
--- Whether there is more that anyone wants.
-function Sink:wants(size)
-  return self.at < size and (self.fn ~= nil or self.kept < self.most)
-end
-
--- Where to read on: what nobody wants is not brought.
-function Sink:offset()
-  return (self.fn or self.kept < self.most) and self.at or (1 << 50)
-end
-
-local function too_late(self, seconds, outcome, o)
-  return errors.new({
-    kind = "command_timeout",
-    op = self.op,
-    sandbox_id = self.id,
-    timeout = seconds,
-    outcome = outcome,
-    stdout = table.concat(o.stdout.parts),
-    stderr = table.concat(o.stderr.parts),
-    message = ("%s: not done within %g s"):format(self:describe(), seconds),
-  })
-end
-
-local function ended_badly(self, state)
-  errors.raise({
-    kind = "api",
-    code = "LOST",
-    op = self.op,
-    sandbox_id = self.id,
-    outcome = "unknown",
-    message = ("%s: the command's end is not known: %s"):format(self:describe(),
-      state == "gone" and "its files in /tmp are gone" or "what waited for it was killed"),
-  })
-end
-
--- Gives the new bytes to their sinks, in order, and none beyond the end.
----@async
-local function deliver(seen, sinks)
-  for _, name in ipairs({ "stdout", "stderr" }) do
-    sinks[name]:put(seen[name])
-  end
-end
-
--- Follows the command to its end; nil when `limit` has come.
----@async
-local function follow(self, seen, sinks, stream, limit)
-  local pause = PAUSE
-  while true do
-    if seen then
-      deliver(seen, sinks)
-      if seen.state == "gone" or seen.state == "lost" then ended_badly(self, seen.state) end
-      if seen.state == "ended" then
-        self.ended = true
-        if not sinks.stdout:wants(seen.stdout_size) and not sinks.stderr:wants(seen.stderr_size)
-        then
-          return seen
-        end
-      end
-    end
-    local left = limit - task.now()
-    local running = not (seen and seen.state == "ended")
-    if running and left <= 0 then return nil end
-    local much = seen and #seen.stdout + #seen.stderr >= LEAST
-    if seen and running and stream and not much then
-      task.sleep(math.min(pause, math.max(left, 0)))
-      pause = math.min(pause * 1.5, MAX_PAUSE)
-    end
-    seen = self:look({
-      stdout = sinks.stdout:offset(), stderr = sinks.stderr:offset(), stream = stream,
-      wait = running and math.max(0, math.min(WAIT, limit - task.now())) or 0,
-    })
-  end
-end
-
--- After the time is up: kills, and returns the last look if it had ended after all.
----@async
-local function expire(self, sinks, stream, seconds)
-  local word = self:kill(GRACE, false)
-  if word == "ended" then return follow(self, nil, sinks, stream, math.huge) end
-  local dead = word == "killed"
-  self.ended = dead
-  if dead then
-    -- What it wrote to the last belongs to the one who listens.
-    pcall(deliver, self:look({
-      stdout = sinks.stdout:offset(), stderr = sinks.stderr:offset(), stream = true, wait = 0,
-    }), sinks)
-  end
-  error(too_late(self, seconds, dead and "exited" or "unknown", sinks), 0)
-end
-
----@async
-local function attempt(client, id, o, limit)
-  local place = spool.fresh_place()
-  local self <close> = spool.at(client, id, "execute_command", place, o.user)
-  if o.put_input then
-    place.input = place.lock .. ".in"
-    self.uploading = true
-    o.put_input(place.input)
-    self.uploading = false
-  end
-  local stream = o.on_stdout ~= nil or o.on_stderr ~= nil
-  local sinks = {
-    stdout = new_sink(o.on_stdout, o.on_stdout and 0 or o.max_output),
-    stderr = new_sink(o.on_stderr, o.on_stderr and 0 or o.max_output),
-  }
-  if limit == math.huge then limit = task.now() + o.limit end
-  local wait = math.max(0, math.min(WAIT, limit - task.now()))
-  local first, cause = self:start(o, { stream = stream, wait = wait })
-  if first == false then return nil, cause, self end
-  local seen = follow(self, first, sinks, stream, limit)
-    or expire(self, sinks, stream, o.limit)
-  return {
-    stdout = table.concat(sinks.stdout.parts),
-    stderr = table.concat(sinks.stderr.parts),
-    exit_code = seen.exit_code,
-    stdout_truncated = not o.on_stdout and sinks.stdout.kept < seen.stdout_size,
-    stderr_truncated = not o.on_stderr and sinks.stderr.kept < seen.stderr_size,
-  }
-end
-
----Runs a command to its end.
----@async
----@param client sbx.sandbox.Client
----@param id string
----@param o table  command, limit (seconds), env?, working_dir?, user?, on_stdout?,
----  on_stderr?, max_output, put_input? (async fun(path), which may be called again)
----@return sbx.sandbox.Result
-function spool.run(client, id, o)
-  for n = 1, STARTS do
-    local result, cause, self = attempt(client, id, o, math.huge)
-    if result then return result end
-    -- A source of input that is used up cannot be sent again.
-    if n == STARTS or o.input_once then self:not_started(cause) end
-  end
+function Spool:forget_uploads()
+  if not self.place.input and not self.place.script then return end
+  pcall(task.shield, math.min(core.cleanup_seconds(), 5), self.script, self,
+    scripts.clean_uploads(self.place, self.uploading), SLACK)
 end
 
 return spool

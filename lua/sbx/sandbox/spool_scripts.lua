@@ -4,60 +4,109 @@
 -- wins, so that a start that comes twice runs once, and one that comes after we
 -- made the folder ourselves never runs. Files begin with `prefix`: stdout.log,
 -- stderr.log, pid (of the command, which leads a session of its own), wrapper (the
--- pid of what waits for it), exit (its status, by rename), stop.
+-- pid of what waits for it), exit (its status, by rename), stop (it is to be ended),
+-- expired (it is being ended at its deadline), never (it could not be started), cmd
+-- (the command, where it is long).
 
 local remote = require("sbx.sandbox.remote")
+local tree = require("sbx.sandbox.spool_tree")
 
 local scripts = {}
 
-scripts.DUPLICATE = 76
+scripts.NO_TOOL = 74
 scripts.NO_LOCK = 75
+scripts.DUPLICATE = 76
 
 ---@class sbx.sandbox.SpoolPlace
 ---@field lock string
 ---@field prefix string
 ---@field mark string  in the environment of all that the command starts
 ---@field input string|nil  a file with its standard input
+---@field script string|nil  a file with the command itself
+---@field foreign boolean|nil  another client may have started it, without a lock
 
--- Arguments: prefix, setsid or nothing, mark, shell, command, NAME=VALUE …
+-- What the scripts need besides the shell's own. Without them nothing would ever be
+-- seen of a command.
+local TOOLS = [[
+x=; for t in mkdir mv rm sleep wc tail head; do
+  command -v $t >/dev/null 2>&1 || x="$x $t"
+done
+command -v base64 >/dev/null 2>&1 || command -v od >/dev/null 2>&1 || x="$x base64"
+[ -z "$x" ] || { echo "there is no$x" >&2; exit 74; }
+]]
+
+-- Arguments: prefix, setsid or nothing, mark, shell, command, deadline or nothing,
+-- NAME=VALUE … Beside the command waits what ends it after its deadline, should
+-- whoever started it be gone by then; it carries the mark only while it sleeps.
 local WRAPPER = [[
-P=$1 s=$2 m=$3 h=$4 c=$5; shift 5
+P=$1 s=$2 m=SBX_RUN=$3 h=$4 c=$5 d=$6; shift 6
 echo $$ > "${P}wrapper"
+]] .. tree.FUNCTIONS .. [[
+watch() {
+  trap 'kill -9 $! 2>/dev/null; exit' TERM # a child that has just forked may lose a TERM
+  i=0
+  until [ $i -ge 5 ]; do
+    SBX_RUN=${m#*=} sleep $d & wait $! && break
+    [ -e "${P}wrapper" ] && [ ! -e "${P}stop" ] || exit
+    i=$((i+1))
+  done
+  trap '' TERM
+  [ -e "${P}wrapper" ] && [ ! -e "${P}exit" ] || exit
+  : > "${P}expired"
+  end_tree 20
+}
 code=143
 if [ ! -e "${P}stop" ]; then
   [ $# -eq 0 ] || set -- env "$@"
-  SBX_RUN=$m $s "$@" "$h" -c "$c" <&3 3<&- > "${P}stdout.log" 2> "${P}stderr.log" &
-  echo $! > "${P}pid"
-  wait $!
+  SBX_RUN=${m#*=} $s "$@" "$h" -c "$c" <&3 3<&- > "${P}stdout.log" 2> "${P}stderr.log" &
+  p=$!
+  echo $p > "${P}pid"
+  exec 3<&-
+  w=
+  if [ -n "$d" ]; then watch & w=$!; fi
+  wait $p
   code=$?
+  if [ -e "${P}expired" ]; then wait $w; elif [ -n "$w" ]; then kill $w; fi
 fi
+[ ! -e "${P}cmd" ] || rm -f "${P}cmd"
 echo $code > "${P}exit.new"; mv -f "${P}exit.new" "${P}exit"
 ]]
 
+-- A folder without a command in it would be taken for one that is about to begin:
+-- where the shell cannot go on, `never` says so.
 local START = [[
 L=%s; P=%s
+]] .. TOOLS .. [[
 %s{ mkdir -m 700 "$L"; } 2>/dev/null || {
   [ -d "$L" ] && exit 76; echo "cannot make the folder $L" >&2; exit 75; }
+trap '{ : > "${P}never"; } 2>/dev/null' EXIT
+refuse() { echo "$1" >&2; exit 75; }
 s=$(command -v setsid)
-h=$(command -v %s) || { echo "there is no shell" >&2; exit 75; }
+h=$(command -v %s) || refuse "there is no shell"
 c=%s
+[ -r %s ] || refuse "its input is gone"
 exec 3< %s
 %s
-$s "$(command -v sh)" -c %s sbx-run "$P" "$s" %s "$h" "$c"%s > /dev/null 2>&1 &
+$s "$(command -v sh)" -c %s sbx-run "$P" "$s" %s "$h" "$c" %s%s > /dev/null 2>&1 &
 exec 3<&-
+trap - EXIT
 ]]
 
 -- Says "STATE SIZE SIZE ENCODING", then new bytes of both outputs. STATE is run, an
--- exit status, gone (no folder) or lost (nobody waits for the command any more).
+-- exit status, late (it was ended at its deadline), gone (no folder) or lost (nobody
+-- waits for the command any more).
 local LOOK = [[
 L=%s; P=%s; o=%d; e=%d; M=%d; stream=%d
+]] .. TOOLS .. [[
 ended() {
   s=; { read -r s < "${P}exit"; } 2>/dev/null
   case $s in ''|*[!0-9]*) return 1;; esac
+  [ ! -e "${P}expired" ] || s=late
 }
 state() {
   ended && return
-  [ -d "$L" ] || { s=gone; return; }
+  [ -d "$L" ]%s || { s=gone; return; }
+  [ ! -e "${P}never" ] || { s=lost; return; }
   s=run
   w=; { read -r w < "${P}wrapper"; } 2>/dev/null
   [ -n "$w" ] && [ -d /proc/self ] || return
@@ -68,7 +117,7 @@ size() { n=$( { wc -c < "$P$1.log"; } 2>/dev/null); n=$((${n:-0})); }
 fresh() { size stdout; [ "$n" -gt $o ] || { size stderr; [ "$n" -gt $e ]; }; }
 emit() {
   if [ "$n" -gt "$2" ] && [ $M -gt 0 ] && { [ $stream = 1 ] || [ "$s" != run ]; }; then
-    { tail -c "+$(($2 + 1))" "$P$1.log" | head -c $M | $enc | tr -d ' \n'; } 2>/dev/null
+    { tail -c "+$(($2 + 1))" "$P$1.log" | head -c $M | $enc; } 2>/dev/null
   fi
   echo .
 }
@@ -87,43 +136,44 @@ n=$a; emit stdout $o; n=$b; emit stderr $e
 ]]
 
 -- Says claimed (it never ran and never will), none, ended, nopid, killed or alive.
--- What is to be killed: the session, the process that will lead it but has got no
--- further than its fork, and all that carry the mark.
 local KILL = [[
 L=%s; P=%s; m=SBX_RUN=%s
 if [ %d = 1 ] && { mkdir -m 700 "$L"; } 2>/dev/null; then echo claimed; exit 0; fi
-[ -d "$L" ] || { echo none; exit 0; }
-targets() {
-  for f in /proc/[0-9]*/stat; do
-    { read -r l < "$f"; } 2>/dev/null || continue
-    n=${l%%%%" "*}; l=${l##*") "}; set -- $l
-    [ -n "$p" ] && { [ "$4" = "$p" ] || [ "$n" = "$p" ]; } || continue
-    case $1 in [ZX]) ;; *) echo "$n";; esac
-  done
-  grep -lF "$m" /proc/[0-9]*/environ 2>/dev/null | tr -dc '0-9\n'
-}
-signal() {
-  [ -z "$p" ] || kill -s $1 -- "-$p" 2>/dev/null
-  for n in $(targets); do kill -s $1 "$n" 2>/dev/null; done
-}
-nap() { sleep $1 2>/dev/null || sleep 1; i=$((i+1)); }
+[ -d "$L" ] && [ ! -e "${P}never" ] || { echo none; exit 0; }
+]] .. tree.FUNCTIONS:gsub("%%", "%%%%") .. [[
 if [ -f "${P}exit" ]; then echo ended; exit 0; fi
 { : > "${P}stop"; } 2>/dev/null
 i=0; while [ $i -lt 20 ] && [ ! -s "${P}pid" ] && [ ! -f "${P}exit" ]; do nap 0.1; done
 if [ -f "${P}exit" ]; then # stopped before it began, or done just now
   if [ -s "${P}pid" ]; then echo ended; else echo killed; fi
 elif [ ! -s "${P}pid" ]; then echo nopid; else
-  p=; { read -r p < "${P}pid"; } 2>/dev/null
-  signal TERM
-  i=0; while [ $i -lt %d ] && [ -n "$(targets)" ]; do nap 0.1; done
-  i=0; while [ $i -lt 20 ] && [ -n "$(targets)" ]; do signal KILL; nap 0.05; done
-  if [ -n "$(targets)" ]; then echo alive; else echo killed; fi
+  end_tree %d
+  if [ -n "$T" ]; then echo alive; else echo killed; fi
   i=0; while [ $i -lt 10 ] && [ ! -f "${P}exit" ]; do nap 0.1; done
 fi
 ]]
 
-local CLAIM = 'if { mkdir -m 700 %s; } 2>/dev/null; then echo claimed; '
-  .. 'elif [ -d %s ]; then echo exists; else echo none; fi'
+-- Says sent or none. The command leads a process group, where there is setsid.
+local SIGNAL = [[
+P=%s; i=0
+while [ $i -lt 20 ] && [ ! -s "${P}pid" ] && [ ! -f "${P}exit" ]; do
+  i=$((i+1)); sleep 0.1 2>/dev/null || sleep 1
+done
+p=; { read -r p < "${P}pid"; } 2>/dev/null
+case $p in ''|*[!0-9]*) echo none; exit 0;; esac
+[ ! -f "${P}exit" ] || { echo none; exit 0; }
+if { kill -%d -$p || kill -%d $p; } 2>/dev/null; then echo sent; else echo none; fi
+]]
+
+-- Says claimed (it never ran and never will), exists or none.
+local CLAIM = [[
+L=%s; P=%s
+if [ -e "${P}never" ] || { mkdir -m 700 "$L"; } 2>/dev/null; then echo claimed
+elif [ -d "$L" ]; then echo exists; else echo none; fi
+]]
+
+-- What else shows that there is, or was, a command.
+local FOREIGN = ' || [ -e "${P}stdout.log" ] || [ -e "${P}stderr.log" ]'
 
 -- Pauses that grow, of at most `seconds` together.
 local function naps(seconds)
@@ -137,17 +187,24 @@ local function naps(seconds)
 end
 
 ---@param place sbx.sandbox.SpoolPlace
----@param o { prefix: string, command: string, shell: string, words: string[] }
+---@param o { prefix: string, command: string, shell: string, words: string[],
+---  deadline: number|nil }  seconds
 ---@return string
 function scripts.start(place, o)
   local words = {}
   for i, word in ipairs(o.words) do
     words[i] = " " .. remote.word(word)
   end
-  local input = place.input and remote.word(place.input)
+  local input = place.input and remote.word(place.input) or "/dev/null"
+  local command, files = remote.word(o.command), place.input and "rm -f " .. input or ""
+  if place.script then
+    command = '". ${P}cmd"' -- whose name has nothing that a shell looks into
+    files = ('%s\nmv -f %s "${P}cmd" || refuse "the file with the command is gone"'):format(
+      files, remote.word(place.script))
+  end
   return START:format(remote.word(place.lock), remote.word(place.prefix), o.prefix, o.shell,
-    remote.word(o.command), input or "/dev/null", input and "rm -f " .. input or "",
-    remote.word(WRAPPER), place.mark, table.concat(words))
+    command, input, input, files, remote.word(WRAPPER), place.mark,
+    o.deadline and ("%d"):format(math.ceil(o.deadline)) or "''", table.concat(words))
 end
 
 ---@param place sbx.sandbox.SpoolPlace
@@ -155,7 +212,7 @@ end
 ---@return string
 function scripts.look(place, o)
   return LOOK:format(remote.word(place.lock), remote.word(place.prefix), o.stdout, o.stderr,
-    o.most, o.stream and 1 or 0, naps(o.wait))
+    o.most, o.stream and 1 or 0, place.foreign and FOREIGN or "", naps(o.wait))
 end
 
 ---@param place sbx.sandbox.SpoolPlace
@@ -168,26 +225,48 @@ function scripts.kill(place, grace, claim)
 end
 
 ---@param place sbx.sandbox.SpoolPlace
+---@param number integer  of the signal
+---@return string
+function scripts.signal(place, number)
+  return SIGNAL:format(remote.word(place.prefix), number, number)
+end
+
+---@param place sbx.sandbox.SpoolPlace
 ---@return string
 function scripts.claim(place)
-  local lock = remote.word(place.lock)
-  return CLAIM:format(lock, lock)
+  return CLAIM:format(remote.word(place.lock), remote.word(place.prefix))
+end
+
+-- Removes an uploaded file, whose upload may still be under way.
+local function remove_upload(path, bar)
+  if not path then return "" end
+  local file = remote.word(path)
+  if not bar then return "rm -f " .. file .. "\n" end
+  local swap = ("rm -f %s; mkdir -m 700 %s 2>/dev/null"):format(file, file)
+  return ("%s || { %s; }\n"):format(swap, swap)
+end
+
+---Removes what was uploaded to a place.
+---@param place sbx.sandbox.SpoolPlace
+---@param bar boolean  an upload may still be under way: a folder in its place refuses it
+---@return string
+function scripts.clean_uploads(place, bar)
+  return remove_upload(place.input, bar) .. remove_upload(place.script, bar)
 end
 
 ---Removes the files of a place whose prefix is its lock folder.
 ---@param place sbx.sandbox.SpoolPlace
 ---@param keep_lock boolean  a start may still be under way
----@param bar_input boolean  so may an upload: a folder in its place refuses it
+---@param bar boolean  so may an upload
 ---@return string
-function scripts.clean(place, keep_lock, bar_input)
+function scripts.clean(place, keep_lock, bar)
   local lock = remote.word(place.lock)
-  local text = keep_lock and ("rm -f %s/*\n"):format(lock) or ("rm -rf %s\n"):format(lock)
-  if not place.input then return text end
-  local input = remote.word(place.input)
-  local bar = "rm -f %s; mkdir -m 700 %s 2>/dev/null"
-  if not bar_input then return text .. "rm -f " .. input .. "\n" end
-  bar = bar:format(input, input)
-  return ("%s%s || { %s; }\n"):format(text, bar, bar)
+  -- What is about to begin in a folder that stays finds that it is to stop.
+  local text = ("rm -rf %s\n"):format(lock)
+  if keep_lock then
+    text = ("rm -f %s/*; mkdir %s/stop 2>/dev/null\n"):format(lock, lock)
+  end
+  return text .. scripts.clean_uploads(place, bar)
 end
 
 return scripts

@@ -13,6 +13,7 @@ local process = require("sbx.process")
 local profile = require("sbx.sandbox.profile")
 local request = require("sbx.sandbox.request")
 local retry = require("sbx.retry")
+local run = require("sbx.run")
 local task = require("sbx.task")
 local url = require("sbx.url")
 local wire = require("sbx.sandbox.wire")
@@ -54,6 +55,10 @@ local shape = {
 ---@field folders table[]  of throw-away keys
 ---@field closed boolean
 
+-- States with keys on the disk, which the end of the run removes; nil: it is not told yet.
+---@type table<sbx.sandbox.SshState, boolean>|nil
+local with_keys
+
 -- Session → what nobody is to see.
 ---@type table<sbx.sandbox.SshSession, sbx.sandbox.SshState>
 local states = setmetatable({}, { __mode = "k" })
@@ -70,6 +75,15 @@ local function check_words(call, found)
   if found.port < 1 or found.port > 65535 then answers.refuse(call, "'port' is no port") end
 end
 
+local function check_gateway(client, call, address)
+  local scheme = address:match("^([Hh][Tt][Tt][Pp][Ss]?)://[^%s@?#/]+[^%s@?#]*$")
+  if not scheme then answers.refuse(call, "'gateway_url' is no http address") end
+  -- The token is told over TLS: it is not to be sent in clear.
+  if client.config.base_url:lower():find("^https:") and scheme:lower() ~= "https" then
+    answers.refuse(call, "'gateway_url' is no https address")
+  end
+end
+
 local function session_from(client, call, answer, id)
   local found = answers.read(call, answer, shape)
   if found.sandbox_id ~= id then
@@ -79,9 +93,7 @@ local function session_from(client, call, answer, id)
   if found.token == "" or found.token:find("[%c ]") then
     answers.refuse(call, "'token' is no token")
   end
-  if not found.gateway_url:find("^[Hh][Tt][Tt][Pp][Ss]?://[^%s@?#]+$") then
-    answers.refuse(call, "'gateway_url' is no http address")
-  end
+  check_gateway(client, call, found.gateway_url)
   local state = {
     client = client,
     token = found.token,
@@ -157,6 +169,36 @@ function Session:authorize(public_key)
 end
 
 ---@async
+local function forget_keys(state)
+  while #state.folders > 0 do
+    local folder = table.remove(state.folders)
+    task.shield(CLOSE_SECONDS, errors.try, folder.close, folder)
+  end
+  if with_keys then with_keys[state] = nil end
+end
+
+---@async
+local function forget_all_keys()
+  local left = with_keys or {}
+  with_keys = nil
+  for state in pairs(left) do
+    forget_keys(state)
+  end
+end
+
+---@async
+local function key_folder(state)
+  local folder = fs.tmpdir({ prefix = "sbxlua-ssh-" })
+  table.insert(state.folders, folder)
+  if not with_keys then
+    with_keys = {}
+    run.defer(forget_all_keys, "removing SSH keys")
+  end
+  with_keys[state] = true
+  return folder.path
+end
+
+---@async
 local function keygen(path)
   process.run({ "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "sbxlua", "-f", path }, {
     check = true,
@@ -179,22 +221,40 @@ function Session:new_key()
       message = "new_key: there is no ssh-keygen here: authorize a key of your own",
     })
   end
-  local folder = fs.tmpdir({ prefix = "sbxlua-ssh-" })
-  table.insert(state.folders, folder)
-  local path = folder.path .. "/id"
+  local path = key_folder(state) .. "/id"
+  if state.closed then
+    forget_keys(state)
+    open_state(self, "new_key")
+  end
   self:authorize(keygen(path))
   return path
 end
 
+-- Where ssh notes the key of the host, which nobody told us: beside a key of ours, so
+-- that all commands of the session meet the same host. Quoted as ssh reads options.
+local function known_hosts(state, key)
+  for _, folder in ipairs(state.folders) do
+    local path = folder.path .. "/known_hosts"
+    if key == folder.path .. "/id" and not path:find('["\\%c]') then
+      return ('"%s"'):format(path:gsub("%%", "%%%%"))
+    end
+  end
+  return "/dev/null"
+end
+
 ---The words of a command that logs in, for `process.run`: ssh with this session's key,
----which it does not ask about, and the words of `command` behind that.
+---which asks nothing and hands on neither agent nor screen, and the words of `command`
+---behind that. The host is taken for the right one at the first login; with a key of
+---`new_key` it has to be the same after that.
 ---@param key string  path of the private key
 ---@param command? string[]
 ---@return string[] argv
 function Session:argv(key, command)
   check.string(key, "key")
   local argv = {
-    "ssh", "-i", key, "-p", tostring(self.port), "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes",
+    "ssh", "-a", "-x", "-i", key, "-p", tostring(self.port), "-o", "IdentitiesOnly=yes",
+    "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new",
+    "-o", "UserKnownHostsFile=" .. known_hosts(states[self], key),
     "-l", self.session_id, "--", self.host,
   }
   for _, word in ipairs(command or {}) do
@@ -216,14 +276,6 @@ local function end_session(client, sandbox_id, session_id, even_closed)
   })
 end
 
----@async
-local function forget_keys(state)
-  for _, folder in ipairs(state.folders) do
-    task.shield(CLOSE_SECONDS, errors.try, folder.close, folder)
-  end
-  state.folders = {}
-end
-
 ---Ends the session; once more is harmless, and so it is when the sandbox has gone.
 ---@async
 function Session:close()
@@ -233,6 +285,7 @@ function Session:close()
   local _, err = errors.try(end_session, state.client, self.sandbox_id, self.session_id, true)
   if err and not (errors.is_error(err) and err.status == 404) then error(err, 0) end
   state.closed = true
+  forget_keys(state) -- of a task that was just making one
 end
 
 -- An error in flight stays the one that is raised.
@@ -267,7 +320,6 @@ end
 function methods:open_ssh_session(target, options)
   local id = wire.id_of(target)
   local opts = request.blame(checked_options, options)
-  answers.not_local(self, "open_ssh_session", "SSH sessions", "run commands with box:exec")
   profile.require(self, id, "ssh", "open_ssh_session")
   local call = {
     op = "open_ssh_session",
@@ -276,6 +328,7 @@ function methods:open_ssh_session(target, options)
     body = json.object({ ttl_seconds = opts.ttl_seconds }),
     sandbox_id = id,
     shield = OPEN_SECONDS,
+    confidential = true,
   }
   return session_from(self, call, (wire.call(self, call)), id)
 end

@@ -39,6 +39,13 @@ local function base()
   return home .. "/.local/state/sbxlua"
 end
 
+---Where the state folder is, whether it is there or not; nil where there can be none.
+---@async
+---@return string|nil path
+function state.place()
+  return base()
+end
+
 -- Nobody but its owner may see what is in it, or put something there.
 ---@async
 local function make_private(path)
@@ -58,6 +65,7 @@ end
 ---@async
 ---@param name? string  below the state folder
 ---@return string|nil path
+---@return sbx.Error|nil err  why the folder that the environment names cannot be used
 function state.folder(name)
   local path = base()
   if not path then return nil end
@@ -73,7 +81,7 @@ function state.folder(name)
     told[path] = true
     log.debug("no state folder", { path = path, error = err })
   end
-  return nil
+  return nil, err
 end
 
 ---A name for files that belong to one account of one API, which tells neither.

@@ -2,10 +2,9 @@
 -- else by its list, else each by itself. A refusal because of too many requests is
 -- waited out here, for all who ask.
 
+local batch_status = require("sbx.sandbox.batch_status")
 local box = require("sbx.sandbox.box")
 local errors = require("sbx.errors")
-local failure = require("sbx.sandbox.failure")
-local json = require("sbx.json")
 local listing = require("sbx.sandbox.listing")
 local task = require("sbx.task")
 local throttle = require("sbx.sandbox.throttle")
@@ -18,20 +17,14 @@ local MAX_PAGES = 1000
 local FEW = 1 -- ids up to which asking for each is cheaper than listing
 local FIRST_PAUSE, LONGEST_PAUSE = 0.2, 60 -- seconds after a 429
 local TICK = 0.0005 -- seconds that count as none
-
----@class sbx.sandbox.Record  what one look at a sandbox shows
----@field id string
----@field status string
----@field error_type string|nil
----@field error_message string|nil
----@field pending_image_build_id string|nil
----@field box sbx.sandbox.Box|nil  all of it, where the API told that
+local AVOID = 30 -- seconds without batches after one that broke the server
 
 ---@class sbx.sandbox.Asker
 ---@field hold_until number  no request goes before this moment of `task.now()`
 ---@field private client sbx.sandbox.Client
+---@field refusal sbx.Error|nil  the last 429, until something is answered
 ---@field private refusals integer  429 answers in a row
----@field private no_batch boolean  the server has no batch status
+---@field private avoid_batch_until number  a batch was too much for the server
 ---@field private pages integer  that the last walk through the list took
 local Asker = {}
 Asker.__index = Asker
@@ -40,7 +33,8 @@ Asker.__index = Asker
 ---@return sbx.sandbox.Asker
 function status.asker(client)
   return setmetatable({
-    client = client, hold_until = -math.huge, refusals = 0, no_batch = false, pages = FEW,
+    client = client, hold_until = -math.huge, refusals = 0, pages = FEW,
+    avoid_batch_until = -math.huge,
   }, Asker)
 end
 
@@ -49,13 +43,15 @@ end
 ---@return "one"|"batch"|"list"
 function Asker:way(count)
   if count == 1 then return "one" end
-  if not self.no_batch then return "batch" end
+  local avoided = task.now() < self.avoid_batch_until
+  if not avoided and not batch_status.is_missing(self.client) then return "batch" end
   return count > self.pages and "list" or "one"
 end
 
 -- Of several requests that are refused at once only one counts.
 local function refused(self, err)
   local now = task.now()
+  self.refusal = err
   if now + TICK >= self.hold_until then
     self.refusals = self.refusals + 1
     local pause = math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ^ math.min(self.refusals - 1, 20))
@@ -72,14 +68,20 @@ local function ask(self, fn, ...)
     while task.now() + TICK < self.hold_until do
       task.sleep(self.hold_until - task.now())
     end
-    local ok, answer = pcall(fn, ...)
+    local ok, answer, more = pcall(fn, ...)
     if ok then
-      self.refusals = 0
-      return answer
+      self.refusals, self.refusal = 0, nil
+      return answer, more
     end
     if not errors.is_error(answer) or answer.status ~= 429 then error(answer, 0) end
     refused(self, answer)
   end
+end
+
+-- Whether the server has failed over what it was asked, and no gateway before it.
+local function is_broken(err)
+  local code = errors.is_error(err) and err.status
+  return code == 500 or code and code >= 520 and code < 600
 end
 
 local function text(value)
@@ -106,16 +108,7 @@ local function get(client, id)
     sandbox_id = id,
     raise_429 = true,
   }
-  local found = box.from(client, call, (wire.call(client, call)))
-  if found.id == id then return found end
-  errors.raise({
-    kind = "api",
-    code = "BAD_ANSWER",
-    op = OP,
-    sandbox_id = id,
-    message = ("%s %s: the server's answer is about another sandbox"):format(
-      OP, failure.clean(id, nil, 100)),
-  })
+  return box.from(client, call, (wire.call(client, call)))
 end
 
 ---@alias sbx.sandbox.Tell fun(id: string, record: sbx.sandbox.Record|nil, err: any)
@@ -160,66 +153,6 @@ function Asker:list(ids, tell)
   return open
 end
 
----@async
-local function get_batch(client, ids)
-  local call = {
-    op = OP,
-    method = "POST",
-    path = "/sandbox/status:batchGet",
-    body = { sandbox_ids = json.array(ids) },
-    idempotent = true,
-    raise_429 = true,
-  }
-  local answer = wire.call(client, call)
-  return {
-    statuses = failure.field(call, answer, "statuses", "table"),
-    errors = type(answer.errors) == "table" and answer.errors or {},
-  }
-end
-
-local status_of_code = { NOT_FOUND = 404, FORBIDDEN = 403, MANAGED = 409 }
-
-local function refusal(item)
-  return errors.new({
-    kind = "api",
-    op = OP,
-    sandbox_id = item.sandbox_id,
-    status = status_of_code[item.code],
-    code = item.code,
-    detail = failure.clean(text(item.message) or ""),
-    message = ("%s %s: the server answered %s: %s"):format(OP,
-      failure.clean(item.sandbox_id, nil, 100), item.code, failure.clean(text(item.message) or "")),
-  })
-end
-
--- Tells what the answer says for certain of those who are wanted, each once.
-local function read_batch(answer, wanted, tell)
-  for _, item in ipairs(answer.statuses) do
-    local id = type(item) == "table" and text(item.sandbox_id)
-    if id and wanted[id] and text(item.status) then
-      wanted[id] = nil
-      tell(id, {
-        id = id,
-        status = item.status,
-        error_type = text(item.error_type),
-        error_message = text(item.error_message),
-        pending_image_build_id = text(item.pending_image_build_id),
-      })
-    end
-  end
-  for _, item in ipairs(answer.errors) do
-    local id = type(item) == "table" and text(item.sandbox_id)
-    if id and wanted[id] and status_of_code[item.code] then
-      wanted[id] = nil
-      tell(id, nil, refusal(item))
-    end
-  end
-end
-
-local no_such_call = { [404] = true, [405] = true }
--- What is wrong with one of them fails all, and only asking for each tells which.
-local refused_as_whole = { [400] = true, [413] = true, [422] = true }
-
 ---Asks for up to 100 at once; returns those that the answer leaves open, and whether
 ---they are better asked for one by one.
 ---@async
@@ -227,25 +160,40 @@ local refused_as_whole = { [400] = true, [413] = true, [422] = true }
 ---@param tell sbx.sandbox.Tell
 ---@return string[] open, boolean singly
 function Asker:batch(ids, tell)
-  local ok, answer = pcall(ask, self, get_batch, self.client, ids)
+  local ok, found, why = pcall(ask, self, batch_status.ask, self.client, OP, ids, true)
   if not ok then
-    local code = errors.is_error(answer) and answer.status
-    if no_such_call[code] then
-      self.no_batch = true
-      return ids, false
-    end
-    if refused_as_whole[code] then return ids, true end
-    error(answer, 0)
+    local err = found
+    if not is_broken(err) then error(err, 0) end
+    -- Perhaps by one of them, and the list does not mind.
+    self.avoid_batch_until = task.now() + AVOID
+    return ids, false
   end
-  local wanted, open = {}, {}
+  if not found then return ids, why == "refused" end
+  local open = {}
   for _, id in ipairs(ids) do
-    wanted[id] = true
-  end
-  read_batch(answer, wanted, tell)
-  for _, id in ipairs(ids) do
-    if wanted[id] then open[#open + 1] = id end
+    local news = found[id]
+    if news then tell(id, news.record, news.error) else open[#open + 1] = id end
   end
   return open, true
+end
+
+-- ---------------------------------------------------------------------- trouble
+
+local passing_status = { [408] = true, [425] = true, [502] = true, [503] = true, [504] = true }
+local passing_cause = { connect = true, dns = true, http = true, timeout = true }
+
+---Whether it is worth asking again after this error, as it says nothing about the
+---sandboxes. A server that has never answered may not be there at all: that is told.
+---@param err any
+---@return boolean
+function Asker:may_pass(err)
+  if not errors.is_error(err) or err.kind == "cancelled" then return false end
+  if err.retry_after and err.status then
+    self.hold_until = math.max(self.hold_until, task.now() + err.retry_after)
+  end
+  if err.status then return passing_status[err.status] or is_broken(err) end
+  local cause = errors.is_error(err.cause) and err.cause.kind
+  return self.client.heard == true and passing_cause[cause] or false
 end
 
 return status

@@ -1,10 +1,9 @@
 -- The states of many sandboxes at once, and why one of them is in trouble.
 
 local answers = require("sbx.sandbox.answers")
+local batch_status = require("sbx.sandbox.batch_status")
 local check = require("sbx.check")
 local errors = require("sbx.errors")
-local failure = require("sbx.sandbox.failure")
-local json = require("sbx.json")
 local request = require("sbx.sandbox.request")
 local task = require("sbx.task")
 local wire = require("sbx.sandbox.wire")
@@ -12,22 +11,11 @@ local wire = require("sbx.sandbox.wire")
 ---@class sbx.sandbox.Client
 local methods = {}
 
-local BATCH = 100 -- ids in one request
 local AT_ONCE = { batches = 4, single = 16 }
 
 local no_such_call = { [404] = true, [405] = true }
--- What is wrong with one of them fails all, and only asking for each tells which.
-local refused_as_whole = { [400] = true, [413] = true, [422] = true }
-local status_of_code = { NOT_FOUND = 404, FORBIDDEN = 403, MANAGED = 409 }
 
--- Clients whose server has no batch status.
-local without_batch = setmetatable({}, { __mode = "k" })
-
-local shape = {
-  sandbox_id = "string", status = "string", error_type = "string?", error_message = "string?",
-  pending_image_build_id = "string?",
-}
-local error_shape = { sandbox_id = "string", code = "string", message = "string?" }
+local names = { "status", "error_type", "error_message", "pending_image_build_id" }
 
 -- ---------------------------------------------------------------- error context
 
@@ -44,16 +32,7 @@ local function ask(client, op, id, rest)
   return call, (wire.call(client, call))
 end
 
--- Either spelling of a field.
-local function context_from(call, answer)
-  local found = answers.read(call, answer, {
-    status = "string?", errorType = "string?", errorMessage = "string?",
-  })
-  local older = answers.read(call, answer, { error_type = "string?", error_message = "string?" })
-  found.error_type = found.error_type or older.error_type
-  found.error_message = found.error_message or older.error_message
-  return found
-end
+local context_shape = { status = "string?", errorType = "string?", errorMessage = "string?" }
 
 ---Why a sandbox is in trouble, as the API says it; all nil but for `status` when it is
 ---not. Servers that do not have this call are asked for the sandbox.
@@ -68,7 +47,7 @@ function methods:get_error_context(target)
     if not errors.is_error(err) or not no_such_call[err.status] then error(err, 0) end
     call, answer = ask(self, "get_error_context", id)
   end
-  return context_from(call, answer)
+  return answers.read(call, answer, context_shape)
 end
 
 -- ----------------------------------------------------------------------- states
@@ -80,32 +59,15 @@ end
 ---@field error_message string|nil
 ---@field pending_image_build_id string|nil  the image that it waits for
 
-local function one_error(id, code, text)
-  return errors.new({
-    kind = "api",
-    op = "get_status",
-    sandbox_id = id,
-    status = status_of_code[code],
-    code = failure.clean(code, nil, 100),
-    detail = failure.clean(text),
-    message = ("get_status %s: the server answered %s: %s"):format(
-      failure.clean(id, nil, 100), failure.clean(code, nil, 100), failure.clean(text)),
-  })
-end
-
 ---@async
 local function get_one(client, id, result)
   local ok, found = pcall(client.get, client, id)
-  if ok and found.id == id then
+  if ok then
     local record = { id = id }
-    for name in pairs(shape) do
+    for _, name in ipairs(names) do
       if type(found[name]) == "string" then record[name] = found[name] end
     end
     result.statuses[id] = record
-    return
-  end
-  if ok then
-    result.errors[id] = one_error(id, "BAD_ANSWER", "an answer about another sandbox")
     return
   end
   if not errors.is_error(found) or found.kind == "cancelled" then error(found, 0) end
@@ -121,53 +83,17 @@ local function get_each(client, ids, result)
   task.map(ids, function(id) get_one(client, id, result) end, { limit = AT_ONCE.single })
 end
 
--- Each wanted id is told about once, and nothing else is.
-local function read_batch(call, answer, ids, result)
-  local wanted = {}
-  for _, id in ipairs(ids) do
-    wanted[id] = true
-  end
-  local function take(name, index, id)
-    if not wanted[id] then
-      answers.refuse(call, ("'%s[%d].sandbox_id' was not asked for, or comes twice"):format(
-        name, index))
-    end
-    wanted[id] = nil
-  end
-  for i, item in ipairs(answers.list(call, answer, "statuses", shape)) do
-    local id = item.sandbox_id
-    take("statuses", i, id)
-    item.id, item.sandbox_id = id, nil
-    result.statuses[id] = item
-  end
-  for i, item in ipairs(answers.list(call, answer, "errors", error_shape)) do
-    take("errors", i, item.sandbox_id)
-    result.errors[item.sandbox_id] = one_error(item.sandbox_id, item.code, item.message or "")
-  end
-  for id in pairs(wanted) do
-    result.errors[id] = one_error(id, "BAD_ANSWER", "nothing about this sandbox")
-  end
-end
-
 ---@async
 local function get_batch(client, ids, result)
-  if without_batch[client] then return get_each(client, ids, result) end
-  local call = {
-    op = "get_status",
-    method = "POST",
-    path = "/sandbox/status:batchGet",
-    body = { sandbox_ids = json.array(ids) },
-    idempotent = true,
-  }
-  local ok, answer = pcall(wire.call, client, call)
-  if ok then return read_batch(call, answer, ids, result) end
-  local status = errors.is_error(answer) and answer.status
-  if no_such_call[status] then
-    without_batch[client] = true
-  elseif not refused_as_whole[status] then
-    error(answer, 0)
+  local found = not batch_status.is_missing(client)
+    and batch_status.ask(client, "get_status", ids) or {}
+  local open = {}
+  for _, id in ipairs(ids) do
+    local news = found[id] or {}
+    result.statuses[id], result.errors[id] = news.record, news.error
+    if not found[id] then open[#open + 1] = id end
   end
-  get_each(client, ids, result)
+  get_each(client, open, result)
 end
 
 local function batches_of(targets)
@@ -177,7 +103,7 @@ local function batches_of(targets)
     if not seen[id] then
       seen[id] = true
       local last = batches[#batches]
-      if not last or #last == BATCH then
+      if not last or #last == batch_status.MOST then
         last = {}
         batches[#batches + 1] = last
       end

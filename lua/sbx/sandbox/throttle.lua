@@ -1,6 +1,7 @@
 -- Patience with 429: pauses that grow while the server keeps refusing, are never
 -- shorter than its `Retry-After`, and end at a total.
 
+local observe = require("sbx.observe")
 local task = require("sbx.task")
 local log = require("sbx.log")
 
@@ -50,6 +51,7 @@ function Throttle:pause(err)
   end
   if seconds > self:left() then error(err, 0) end
   log.debug("throttled by the server", { op = err.op, pause = ("%.1f s"):format(seconds) })
+  if observe.retry then observe.retry(err.op, err, seconds) end
   task.sleep(seconds)
 end
 

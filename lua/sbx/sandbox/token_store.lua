@@ -11,6 +11,7 @@ local fs = require("sbx.fs")
 local hash = require("sbx.hash")
 local json = require("sbx.json")
 local log = require("sbx.log")
+local observe = require("sbx.observe")
 local run = require("sbx.run")
 local state = require("sbx.sandbox.state")
 local sync = require("sbx.sync")
@@ -72,7 +73,8 @@ function token_store.new(config, on_clear)
     turn = sync.mutex("token file"), lines = {}, changes = {}, flying = {},
     looked = -math.huge, gather = FIRST_GATHER, written_at = -math.huge, writer = false,
   }, Store)
-  if config.is_local or config.api_key == "" then self.path = false end
+  local apart = config.is_local or config.api_key == "" or observe.detached
+  if apart then self.path = false end
   -- Ahead of what deletes sandboxes, and so after it.
   if self.path == nil then register() end
   return self

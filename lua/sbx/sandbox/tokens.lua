@@ -30,6 +30,7 @@ local tokens = {}
 
 local LONGEST_MARGIN = 60 -- seconds before the end at which a token is renewed
 local MARGIN_SHARE = 0.1 -- and at most this share of its lifetime
+local MAX_FIELD = 16 * 1024 -- bytes of a token, and of what makes its address
 
 -- Forgets what is in memory. Fetches that are under way are not stored any more.
 local function forget_all(self)
@@ -63,6 +64,7 @@ local function entry_from(call, answer)
   for _, name in ipairs({ "token", "gateway_url", "user_ns", "job_id", "expires_at" }) do
     local value = failure.field(call, answer, name, "string")
     if value:find("%c") then refuse(name .. " has control characters") end
+    if #value > MAX_FIELD then refuse(name .. " is far too long") end
   end
   if answer.token == "" then refuse("the token is empty") end
   local parts = errors.try(url.parse, answer.gateway_url)
@@ -101,6 +103,7 @@ function Tokens:fetch(id, op)
     path = wire.sandbox_path(id, "/auth"),
     idempotent = true,
     sandbox_id = id,
+    confidential = true,
   }
   local generation = self.generation
   local ok, answer = pcall(wire.call, self.client, call)

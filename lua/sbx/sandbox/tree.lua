@@ -49,7 +49,8 @@ local function checked(op, id, remote_dir, local_dir, given, more)
     error('unsafe: expected "refuse" or "skip"', 0)
   end
   options.skip_unsafe = options.unsafe == "skip"
-  options.filter = inside.filter(check.table(options.exclude or {}, "exclude"))
+  options.exclude = check.table(options.exclude or {}, "exclude")
+  options.filter = inside.filter(options.exclude)
   options.op, options.sandbox_id, options.long = op, id, true
   -- Where the archive is on its way.
   options.path = ("/tmp/.sbx-%s.tar"):format(hash.random_hex(8))
@@ -134,19 +135,25 @@ tar -cf "$a" "$@" -C "$d" .; r=$?
 elif command -v python3 >/dev/null 2>&1; then python3 -c '
 import sys, tarfile
 archive = tarfile.open(sys.argv[1], "w", format=tarfile.GNU_FORMAT)
-archive.add(sys.argv[2], ".")
-archive.close()' "$a" "$d" || exit 70
+def entry(info):
+  if sys.argv[3]: archive.inodes.clear()
+  return info
+archive.add(sys.argv[2], ".", filter=entry)
+archive.close()' "$a" "$d" %s || exit 70
 else echo "there is no tar and no python3" >&2; exit 64; fi
 ]]
 
 -- Names that are left out need not be packed. GNU tar takes them at any depth, as
--- we do; what it packs all the same we leave out.
+-- we do; what it packs all the same we leave out. Then a file with two names has to
+-- come twice: the first may be one of those.
 local function pack_script(plan, remote_dir)
-  local words = { "--no-wildcards" }
+  local all = plan.filter:only_plain()
+  local words = { "--no-wildcards", not all and "--hard-dereference" or nil }
   for _, name in ipairs(plan.filter.plain) do
     words[#words + 1] = remote.word("--exclude=" .. name)
   end
-  return PACK:format(plan.path, remote.word(remote_dir), table.concat(words, " "))
+  return PACK:format(plan.path, remote.word(remote_dir), table.concat(words, " "),
+    #plan.exclude > 0 and "1" or "''")
 end
 
 ---@async

@@ -4,9 +4,10 @@
 -- an entry is something that the archive itself has put there.
 
 local core = require("sbx.core.fs")
+local core_file = require("sbx.core.file")
 local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
-local fs = require("sbx.fs")
+local file_of = require("sbx.fs.file")
 local inside = require("sbx.sandbox.inside")
 local tar = require("sbx.sandbox.tar")
 local tar_reader = require("sbx.sandbox.tar_reader")
@@ -125,7 +126,8 @@ function kinds.file(self, path, entry)
   local full = self.root .. "/" .. path
   do
     -- The umask takes its part, as it does for everything that is made here.
-    local file <close> = make(path, fs.open, full, "wx", { perm = entry.mode & PERMISSIONS })
+    local opened = make(path, core_file.open, full, "wx", entry.mode & PERMISSIONS)
+    local file <close> = file_of.wrap(opened, full)
     for bytes in function() return self.reader:read() end do
       file:write(bytes)
     end
@@ -137,9 +139,13 @@ end
 
 function kinds.hardlink(self, path, entry)
   local target = #entry.link <= MAX_PATH and inside.path(entry.link)
+  local text = self.targets[target]
+  if text then return kinds.symlink(self, path, { link = text }) end -- two names of one link
   local facts = target and target ~= "" and errors.try(core.lstat, self.root .. "/" .. target)
   if not facts or facts.type ~= "file" then
-    return self:unsafe(path, "is a hard link to what is no file before it in the archive")
+    local excluded = target and self.options.filter:leaves_out_below(target)
+    return self:unsafe(path, excluded and "is a hard link to a file that is excluded"
+      or "is a hard link to what is no file before it in the archive")
   end
   self:folder_of(path)
   make(path, core.link, self.root .. "/" .. target, self.root .. "/" .. path)
@@ -152,6 +158,7 @@ function kinds.symlink(self, path, entry)
   end
   self:hold(path, entry.link)
   table.insert(self.links, { path = path, target = entry.link })
+  self.targets[path] = entry.link
 end
 
 function kinds.special(self, path)
@@ -195,7 +202,7 @@ end
 return function(source, root, options)
   local self = setmetatable({
     reader = tar_reader.new(source), root = root, options = options, entries = 0, held = 0,
-    announced = 0, links = {},
+    announced = 0, links = {}, targets = {},
     result = { files = 0, folders = 0, links = 0, bytes = 0, skipped = {}, made = {} },
   }, Unpacker)
   local breathe = turns.new()

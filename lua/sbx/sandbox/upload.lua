@@ -49,13 +49,18 @@ local function new_meter(fn, total)
   return fn and setmetatable({ fn = fn, total = total, done = 0, of_part = {} }, Meter)
 end
 
-function Meter:attempt(index)
+-- What `fn` raises goes into `failed`, for it is no failure of the network.
+function Meter:attempt(index, failed)
   self.done = self.done - (self.of_part[index] or 0)
   self.of_part[index] = 0
   return function(count)
     self.done = self.done + count
     self.of_part[index] = self.of_part[index] + count
-    self.fn(self.done, self.total)
+    local ok, err = pcall(self.fn, self.done, self.total)
+    if ok then return end
+    if errors.is_error(err) and err.kind == "cancelled" then error(err, 0) end
+    failed.by = { err }
+    error("progress: it raised", 0)
   end
 end
 
@@ -77,6 +82,7 @@ end
 local function send(client, plan, part, path, meter)
   local _ <close> = part
   plan.begun = true
+  local failed = {}
   local call = {
     op = plan.op,
     operation = "upload",
@@ -84,7 +90,7 @@ local function send(client, plan, part, path, meter)
     sandbox_id = plan.sandbox_id,
     query = wire.query({ { "path", path }, { "sandbox_id", plan.sandbox_id } }),
     request = function()
-      local body = part:body(meter and meter:attempt(part.index))
+      local body = part:body(meter and meter:attempt(part.index, failed))
       body.name, body.filename = "file", plan.filename
       body.type = "application/octet-stream"
       return { multipart = { body } }
@@ -95,16 +101,22 @@ local function send(client, plan, part, path, meter)
     repeatable = true, -- it overwrites: twice is the same as once
     repeat_408 = true,
   }
-  local response = gateway.call(client, call)
+  local ok, response = pcall(gateway.call, client, call)
+  if not ok then error(failed.by and failed.by[1] or response, 0) end
+  part:check()
   local answer = failure.object(response.body)
   if not answer or answer.success ~= true then
     local what = answer and "it does not say success" or "expected a JSON object"
     error(failure.bad_answer(call, response, what), 0)
   end
+  local size = failure.field(call, answer, "size", "integer")
+  if size ~= part.size then
+    remote.mismatch(plan, path, part.size .. " bytes", size .. " bytes")
+  end
   return {
     success = true,
     path = failure.field(call, answer, "path", "string"),
-    size = failure.field(call, answer, "size", "integer"),
+    size = size,
     timestamp = type(answer.timestamp) == "string" and answer.timestamp or nil,
   }
 end

@@ -43,14 +43,17 @@ end
 
 local function out_of_time(wait)
   local seconds = wait.building and BUILD_TIMEOUT or wait.seconds
+  local text = ("%s within %g s"):format(
+    wait.building and "its image was not built" or "not usable", seconds)
+  local trouble = wait.watch and wait.watch:trouble()
+  if trouble then text = text .. "; " .. tostring(trouble) end
   local err = failure.not_running({
     op = wait.op,
     sandbox_id = wait.id,
     status = wait.status,
     error_type = wait.status == "RUNNING" and "GATEWAY_REACHABILITY_TIMEOUT" or nil,
-    error_message = ("%s within %g s"):format(
-      wait.building and "its image was not built" or "not usable", seconds),
-    cause = wait.cause,
+    error_message = text,
+    cause = trouble or wait.cause,
   })
   err.timeout = seconds
   wait.late = true
@@ -68,11 +71,26 @@ local function within(wait, fn, ...)
   return first, second
 end
 
+-- One that the API does not know has ended, for who waits for it.
+---@async
+local function look(wait)
+  local ok, found = pcall(wait.watch.next, wait.watch)
+  if ok then return found end
+  local err = found
+  if not errors.is_error(err) or err.status ~= 404 or err.sandbox_id ~= wait.id then
+    error(err, 0)
+  end
+  wait.status = "TERMINATED"
+  wait.found = { id = wait.id, status = "TERMINATED", error_type = "SANDBOX_NOT_FOUND" }
+  error(failure.gone({ op = wait.op, sandbox_id = wait.id }, err), 0)
+end
+
 ---@async
 local function wait_for_one(client, wait)
   local watch <close> = client.poller:watch(wait.id)
+  wait.watch = watch
   while true do
-    local found = within(wait, watch.next, watch)
+    local found = within(wait, look, wait)
     wait.status = found.status
     wait.building = found.status == "PENDING" and found.pending_image_build_id ~= nil
     if terminal[found.status] then
@@ -106,8 +124,8 @@ end
 
 ---Waits until commands can run in a sandbox. Given an object, brings its status up to
 ---date and returns it; given an id, returns the sandbox. Raises `not_running` (or
----`oom`, `sandbox_timeout`, `image_pull`) when it ends instead or does not get there in
----time, and what `get` raises.
+---`oom`, `sandbox_timeout`, `image_pull`) when it ends instead, is not known, or does not
+---get there in time, with what was in the way last as its `cause`.
 ---@async
 ---@param target string|sbx.sandbox.Box
 ---@param options? sbx.sandbox.WaitOptions
@@ -157,14 +175,6 @@ local function checked_bulk(targets, given)
   return waits, options
 end
 
--- One that is not there has ended, among many.
-local function failure_of(wait, err)
-  if not errors.is_error(err) or err.status ~= 404 or err.sandbox_id ~= wait.id then return err end
-  wait.status = "TERMINATED"
-  wait.found = { id = wait.id, status = "TERMINATED", error_type = "SANDBOX_NOT_FOUND" }
-  return ended(wait.op, wait.found)
-end
-
 ---@async
 local function wait_for_all(client, waits, opts)
   local ready = 0
@@ -178,7 +188,7 @@ local function wait_for_all(client, waits, opts)
     end
     local err = found
     if not errors.is_error(err) or err.kind == "cancelled" then error(err, 0) end
-    wait.failure = failure_of(wait, err)
+    wait.failure = err
     if opts.on_error == "collect" then return end
     -- What the same answer says of others is to be told with it.
     task.yield()

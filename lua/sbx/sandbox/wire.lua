@@ -6,6 +6,7 @@ local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
 local http = require("sbx.http")
 local json = require("sbx.json")
+local observe = require("sbx.observe")
 local task = require("sbx.task")
 local throttle = require("sbx.sandbox.throttle")
 local url = require("sbx.url")
@@ -59,14 +60,14 @@ function wire.sandbox_path(id, rest)
   return "/sandbox/" .. url.escape(id) .. (rest or "")
 end
 
-local function no_key(call)
+local function no_key(call, problem)
   errors.raise({
     kind = "unauthorized",
     code = "NO_API_KEY",
     op = call.op,
-    message = call.op .. ": no API key. Set PRIME_API_KEY, or put api_key into "
-      .. "~/.prime/config.json; or run the script with --local, which needs neither"
-      .. " account nor key",
+    message = call.op .. ": no API key. Set PRIME_API_KEY, give --key-file or --context, or"
+      .. " put api_key into ~/.prime/config.json; or run the script with --local, which needs"
+      .. " neither account nor key" .. (problem and ". The file was not used: " .. problem or ""),
   })
 end
 
@@ -132,6 +133,7 @@ end
 local function transmit(client, call, grant)
   local function send_and_learn()
     local response, cause = send(client, call)
+    client.heard = client.heard or response ~= nil
     client.governor:learn(grant, response or cause)
     return response, cause
   end
@@ -168,7 +170,7 @@ local function exchange(client, call, patience)
 end
 
 local function prepare(client, call)
-  if client.config.api_key == "" then no_key(call) end
+  if client.config.api_key == "" then no_key(call, client.config.problem) end
   if client.closed and not call.even_closed then
     error(call.op .. ": this client is closed", 0)
   end
@@ -189,6 +191,7 @@ end
 ---@field idempotent? boolean  a POST that may be repeated
 ---@field sandbox_id? string
 ---@field secrets? string[]  never to appear in an error
+---@field confidential? boolean  the answer has secrets: what cannot be read of it is not shown
 ---@field patience? number  seconds of being throttled (default the client's)
 ---@field raise_429? boolean  a 429 is raised, not waited for
 ---@field even_closed? boolean  works on a closed client
@@ -222,6 +225,7 @@ function wire.call(client, call)
       local pause = pause_before_retry(call, err, cause, patience)
       if not pause then error(err, 0) end
       patience:reset()
+      if observe.retry then observe.retry(call.op, err, pause) end
       task.sleep(pause)
     end
   end

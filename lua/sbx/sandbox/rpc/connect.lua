@@ -35,6 +35,8 @@ local code_of_status = {
   [503] = "unavailable", [504] = "unavailable",
 }
 
+local LONGEST_PAUSE = 86400 -- seconds that a server may ask for
+
 local may_pass = { aborted = true, deadline_exceeded = true, unavailable = true }
 
 ---@class sbx.sandbox.ConnectCall
@@ -80,8 +82,23 @@ local function refusal(call, response)
   return err
 end
 
+-- What the server asks for: by a header of the answer, or by what follows a stream.
+local function pause_of(document, headers)
+  local metadata = type(document.metadata) == "table" and document.metadata or {}
+  for name, values in pairs(metadata) do
+    if type(name) == "string" and name:lower() == "retry-after" then
+      local first = type(values) == "table" and values[1] or values
+      headers = { ["retry-after"] = type(first) == "string" and first or nil }
+    end
+  end
+  local seconds = (headers["retry-after"] or ""):match("^%s*(%d+)%s*$")
+  return seconds and math.min(tonumber(seconds), LONGEST_PAUSE) or nil
+end
+
 -- The error that the last frame of a stream tells.
-local function told(call, document)
+local function told(call, document, headers)
+  local frame = document
+  document = frame.error
   local code = known_code(document) or "unknown"
   local words = type(document.message) == "string" and document.message or ""
   local detail = failure.clean(words, call.secrets)
@@ -93,6 +110,7 @@ local function told(call, document)
     url = failure.clean(call.url, call.secrets),
     sandbox_id = call.sandbox_id,
     detail = detail,
+    retry_after = pause_of(frame, headers),
     retryable = may_pass[code] or false,
     message = ("%s %s: the server answered %s%s"):format(
       call.op, failure.clean(call.sandbox_id, call.secrets, 100), code,
@@ -181,7 +199,10 @@ local function read_refusal(call, answer)
   end)
   -- The status counts, also where the words behind it are lost.
   if not ok and errors.is_error(body) and body.kind == "cancelled" then error(body, 0) end
-  return refusal(call, { status = answer.status, headers = answer.headers, body = ok and body })
+  return refusal(call, {
+    status = answer.status, headers = answer.headers, retry_after = answer.retry_after,
+    body = ok and body or nil,
+  })
 end
 
 ---Makes a call that a stream of messages answers, and waits for its beginning.
@@ -244,7 +265,9 @@ local function finish(self, bytes)
   local document = failure.object(bytes)
   if not document then error(bad_answer(self.call, "its last frame is no JSON object"), 0) end
   self.ended = true
-  if type(document.error) == "table" then error(told(self.call, document.error), 0) end
+  if type(document.error) == "table" then
+    error(told(self.call, document, self.answer.headers), 0)
+  end
 end
 
 ---The next message, or nil after the last one. Raises what the server says went

@@ -3,6 +3,7 @@
 
 local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
+local log = require("sbx.log")
 local session = require("sbx.sandbox.rpc.session")
 
 local MAX_OUTPUT = 256 * 1024 * 1024 -- bytes of both streams
@@ -21,22 +22,6 @@ local function too_much(call)
   })
 end
 
--- "It ended" with code 0 and a reason why it could not be run is no success.
-local function check_end(call, ended)
-  if ended.error and ended.error ~= "" and not ended.exited and (ended.exit_code or 0) == 0 then
-    errors.raise({
-      kind = "api",
-      op = call.op,
-      sandbox_id = call.sandbox_id,
-      outcome = "unknown",
-      detail = failure.clean(ended.error, call.secrets),
-      message = ("%s %s: the process did not exit: %s"):format(
-        call.op, failure.clean(call.sandbox_id, nil, 100),
-        failure.clean(ended.error, call.secrets)),
-    })
-  end
-end
-
 -- `seen` gets the pid as soon as it is known.
 ---@async
 local function collect(stream, call, seen)
@@ -46,7 +31,7 @@ local function collect(stream, call, seen)
     if kind == "start" then
       seen.pid = value
     elseif kind == "end" then
-      check_end(call, value)
+      session.check_end(call, value)
       return {
         stdout = table.concat(parts.stdout),
         stderr = table.concat(parts.stderr),
@@ -64,8 +49,19 @@ local function collect(stream, call, seen)
   error(session.no_end(call), 0)
 end
 
----Runs a command as `execute_command` does. One that takes too long, or writes too
----much, is killed.
+-- What nobody waits for any more must not run on.
+---@async
+local function kill(client, call, seen)
+  if not seen.pid or seen.pid == 0 then return end
+  local ok, err = session.kill(client, call.sandbox_id, { pid = seen.pid }, KILL_SECONDS)
+  local over = ok or errors.is_error(err) and (err.code == "not_found" or err:is("not_running"))
+  if over then return end
+  log.warn(("%s %s: process %d could not be ended, and may run on: %s"):format(
+    call.op, failure.clean(call.sandbox_id, nil, 100), seen.pid, tostring(err)))
+end
+
+---Runs a command as `execute_command` does. One that takes too long, writes too much,
+---or whose caller is cancelled, is killed.
 ---@async
 ---@param client sbx.sandbox.Client
 ---@param id string
@@ -98,12 +94,11 @@ return function(client, id, options, once)
     return result
   end
   local err = result
-  if not (errors.is_error(err) and err.outcome == "unknown") then
+  if errors.is_error(err) and err.kind == "cancelled" then
+    kill(client, call, seen)
+  elseif not (errors.is_error(err) and err.outcome == "unknown") then
     err = session.broken(client, call, err)
   end
-  local over = err.kind == "command_timeout" or err.kind == "limit"
-  if over and seen.pid and seen.pid > 0 then
-    session.kill(client, id, { pid = seen.pid }, KILL_SECONDS)
-  end
+  if err.kind == "command_timeout" or err.kind == "limit" then kill(client, call, seen) end
   error(err, 0)
 end

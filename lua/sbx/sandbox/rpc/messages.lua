@@ -1,5 +1,6 @@
 -- The messages of the command session (package `command_session`), as schemas for
--- protobuf.lua.
+-- protobuf.lua. The ids that end in `_uuid`, and `user`, are of clients newer than ours:
+-- a request with an id may be sent again, and has its effect once.
 
 local messages = {}
 
@@ -8,6 +9,7 @@ local command = {
   { 2, "args", "string", repeated = true },
   { 3, "envs", "map" },
   { 4, "cwd", "string", optional = true },
+  { 5, "user", "string", optional = true },
 }
 
 local size = { { 1, "cols", "uint32" }, { 2, "rows", "uint32" } }
@@ -36,6 +38,7 @@ local event = {
 local selector = {
   { 1, "pid", "uint32", oneof = "selector" },
   { 2, "tag", "string", oneof = "selector" },
+  { 3, "session_uuid", "string", oneof = "selector" },
 }
 
 local input = {
@@ -50,15 +53,33 @@ messages.StartRequest = {
   { 2, "pty", "message", schema = pty },
   { 3, "tag", "string", optional = true },
   { 4, "stdin", "bool", optional = true },
+  { 5, "session_uuid", "string", optional = true },
 }
 
 messages.StartResponse = { { 1, "event", "message", schema = event } }
 messages.ConnectRequest = { session }
 messages.ConnectResponse = messages.StartResponse
 
-messages.SendInputRequest = { session, { 2, "input", "message", schema = input } }
-messages.SendSignalRequest = { session, { 2, "signal", "uint32" } }
+messages.SendInputRequest = {
+  session,
+  { 2, "input", "message", schema = input },
+  { 3, "input_uuid", "string", optional = true },
+}
+messages.SendSignalRequest = {
+  session,
+  { 2, "signal", "uint32" },
+  { 3, "signal_uuid", "string", optional = true },
+}
 messages.UpdateRequest = { session, { 2, "pty", "message", schema = pty } }
+
+messages.StreamInputRequest = {
+  { 1, "start", "message", oneof = "event", schema = { session } },
+  {
+    2, "data", "message", oneof = "event",
+    schema = { { 2, "input", "message", schema = input } },
+  },
+  { 3, "keepalive", "message", oneof = "event", schema = {} },
+}
 
 messages.ListResponse = {
   {
@@ -67,11 +88,12 @@ messages.ListResponse = {
       { 1, "command", "message", schema = command },
       { 2, "pid", "uint32" },
       { 3, "tag", "string", optional = true },
+      { 4, "session_uuid", "string", optional = true },
     },
   },
 }
 
--- ListRequest, and the answers of SendInput, SendSignal and Update.
+-- ListRequest, and the answers of SendInput, SendSignal, Update and StreamInput.
 messages.Empty = {}
 
 return messages

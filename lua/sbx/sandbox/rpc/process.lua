@@ -270,6 +270,17 @@ local function await_end(self)
   pcall(await, self, function() return self.result ~= nil end)
 end
 
+-- It was over before we asked: what it ended with may be on the way. A failure that
+-- nobody has waited for is told at least here.
+---@async
+local function tell_end(self, seconds)
+  if not self.failure then task.move_on(seconds, await_end, self) end
+  local result = self.result
+  if not result or (result.exit_code == 0 and not result.error) then return end
+  log.warn(("%s had ended before it was closed, and nobody waited for it: exit code %d%s"):format(
+    describe(self), result.exit_code, result.status ~= "" and ", " .. result.status or ""))
+end
+
 -- Ends the process: asks, then insists. True when it is known to be over.
 ---@async
 local function stop(self, grace)
@@ -279,7 +290,11 @@ local function stop(self, grace)
     if not self.sent[name] then
       local ok, err = pcall(control, self, "close", "SendSignal", { signal = signals[name] },
         grace, true)
-      if not ok and (has_ended(err) or err.kind == "not_running") then return true end
+      if not ok and has_ended(err) then
+        if name == "TERM" then tell_end(self, math.min(grace, 1)) end
+        return true
+      end
+      if not ok and errors.is_error(err) and err:is("not_running") then return true end
       if ok and self.failure then return true end
     end
     if not self.failure then task.move_on(grace, await_end, self) end
@@ -307,12 +322,13 @@ function Process:close()
   if self.closed then return end
   self.closed = true
   if self.owned and not is_gone(self) then end_process(self) end
-  if self.result then self.stream:drain(DRAIN_SECONDS) end
+  -- The connection is let go of, also where the caller is cancelled meanwhile.
+  local _ <close> = self.stream
   self.failure = self.failure or errors.new({
     kind = "io", code = "EBADF", op = "process", sandbox_id = self.sandbox_id,
     message = describe(self) .. ": it was closed",
   })
-  self.stream:close()
+  if self.result then self.stream:drain(DRAIN_SECONDS) end
 end
 
 ---Lets go of the process without ending it. `client:attach_process` finds it again.

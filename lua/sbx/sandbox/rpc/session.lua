@@ -9,6 +9,7 @@ local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
 local gateway = require("sbx.sandbox.gateway")
 local messages = require("sbx.sandbox.rpc.messages")
+local observe = require("sbx.observe")
 local task = require("sbx.task")
 local throttle = require("sbx.sandbox.throttle")
 local wire = require("sbx.sandbox.wire")
@@ -50,6 +51,7 @@ local schemas = {
 ---@field hidden? table<string, string>  whose values must not appear in an error
 ---@field repeatable? boolean   doing it twice does no harm
 ---@field once? boolean         no try but for a new token, no questions about failures
+---@field begin_seconds? number  for its first event to come (default: all its time)
 ---@field process? string       the process that it is about, for messages
 
 -- ------------------------------------------------------------------- failures
@@ -117,6 +119,7 @@ end
 
 ---@async
 local function judge(client, call, state, cause)
+  if errors.is_error(cause) and cause.kind == "api_timeout" then return cause end -- not_begun
   if not errors.is_error(cause) or cause.kind == "cancelled" or cause.kind == "usage" then
     error(cause, 0)
   end
@@ -133,6 +136,25 @@ end
 function session.broken(client, call, cause)
   local err = judge(client, call, { begun = true, inner = 0, outer = 0 }, cause)
   return err
+end
+
+---Raises where a process "ended" with code 0 and a reason why it could not be run: that
+---is no success.
+---@param call sbx.sandbox.RpcCall
+---@param ended table  an EndEvent, or what Process:wait returns
+function session.check_end(call, ended)
+  local reason = ended.error
+  if not reason or reason == "" or ended.exited or (ended.exit_code or 0) ~= 0 then return end
+  local detail = failure.clean(reason, call.secrets)
+  errors.raise({
+    kind = "api",
+    op = call.op,
+    sandbox_id = call.sandbox_id,
+    outcome = "unknown",
+    detail = detail,
+    message = ("%s %s: the process did not exit: %s"):format(
+      call.op, failure.clean(call.sandbox_id, nil, 100), detail),
+  })
 end
 
 ---The error for a stream whose process ended, or never began, without a word.
@@ -178,7 +200,7 @@ end
 
 -- Opens the stream and waits for its first message, which is put back.
 ---@async
-local function open(call)
+local function begin(call)
   local stream = connect.open(call)
   local ok, first = pcall(stream.next, stream)
   if ok and first then
@@ -187,6 +209,35 @@ local function open(call)
   end
   stream:close()
   error(ok and session.no_end(call) or first, 0)
+end
+
+---The error for a process of which nothing is heard in `begin_seconds`.
+---@param call sbx.sandbox.RpcCall
+---@return sbx.Error
+function session.not_begun(call)
+  return errors.new({
+    kind = "api_timeout",
+    op = call.op,
+    sandbox_id = call.sandbox_id,
+    outcome = "unknown",
+    timeout = call.begin_seconds,
+    message = ("%s %s: the process did not begin within %g s"):format(
+      call.op, failure.clean(call.sandbox_id, nil, 100), call.begin_seconds),
+  })
+end
+
+---@async
+local function open(call)
+  if not call.begin_seconds then return begin(call) end
+  local in_time, stream = task.move_on(call.begin_seconds, begin, call)
+  if in_time then return stream end
+  error(session.not_begun(call), 0)
+end
+
+-- The server was too busy for it, and says when it may be less so.
+local function is_throttled(err)
+  return err.status == 429
+    or (err.code == "resource_exhausted" and err.retry_after ~= nil and not err.outcome)
 end
 
 ---Makes a call: returns the answer, or for Start and Connect the stream, from its
@@ -209,11 +260,13 @@ function session.call(client, call)
     if ok then return result end
     local err, pause = judge(client, call, state, result)
     err.attempts = attempts
-    if err.status == 429 then
+    local asked = err.retry_after or 0
+    if is_throttled(err) then
       patience:pause(err)
-    elseif pause then
+    elseif pause and asked <= patience:left() then
       patience:reset()
-      task.sleep(pause)
+      if observe.retry then observe.retry(call.op, err, math.max(pause, asked)) end
+      task.sleep(math.max(pause, asked))
     else
       error(err, 0)
     end
