@@ -379,7 +379,7 @@ local function frame(type, id, payload)
   return string.pack(">I4BI4", #payload + 5, type, id) .. payload
 end
 
-local HELLO = frame(32, 0, string.pack(">I4I4", 1, 1))
+local HELLO = frame(32, 0, string.pack(">I4I4", 2, 1))
 
 -- Runs `fn(agent)` against an agent that says `bytes` once it has been asked.
 local function with_liar(greeting, bytes, fn)
@@ -419,14 +419,16 @@ end)
 test("agent: answers that nobody waits for end the sandbox", function()
   expect_breach(frame(33, 99, "x"))
   expect_breach(frame(36, 1, "x"))
-  expect_breach(frame(32, 0, string.pack(">I4I4", 1, 1)))
+  expect_breach(frame(32, 0, string.pack(">I4I4", 2, 1)))
 end)
 
 test("agent: more data than was allowed ends the sandbox", function()
   expect_breach(frame(33, 1, ("x"):rep(65536)):rep(1000))
   expect_breach(frame(16, 1, ("x"):rep(65536)):rep(5), function(inside)
     inside:get("/x", function()
-      task.sleep(5)
+      while not inside.closed do
+        task.sleep(0.01)
+      end
     end)
   end)
 end)
@@ -448,6 +450,37 @@ test("agent: frames that are too short or say nonsense end the sandbox", functio
   expect_breach(frame(39, 1, string.pack(">I4", 0)))
   expect_breach(frame(18, 1, string.pack(">I4", 0xffffffff)))
   expect_breach(frame(38, 1, string.pack(">I8", 0)))
+end)
+
+test("agent: nonsense about a live program ends the sandbox", function()
+  local started = frame(40, 1, string.pack(">I4", 7))
+  local function start()
+    return function(inside)
+      local _ <close> = inside:start { argv = { "x" }, stdin = true }
+      -- Nothing is read until it has said all.
+      while not inside.closed do
+        task.sleep(0.01)
+      end
+      shell(inside, "true")
+    end
+  end
+  expect_breach(frame(40, 1, "x"), start())
+  expect_breach(started .. started, start())
+  expect_breach(started .. frame(33, 1, ""), start())
+  expect_breach(started .. frame(34, 1, ("x"):rep(65536)):rep(5), start())
+  expect_breach(started .. frame(16, 1, "x"), start())
+  expect_breach(started .. frame(35, 1, "x"), start())
+  expect_breach(started .. frame(37, 1, "x"), start())
+  expect_breach(started .. frame(18, 1, string.pack(">I4", 0xffffffff)), start())
+  expect_breach(started .. frame(35, 1, string.pack(">i4B", 0, 0)):rep(2), start())
+  expect_breach(frame(40, 1, string.pack(">I4", 7)))
+end)
+
+test("agent: a live program that ends before it began is an error of its own", function()
+  with_liar(HELLO, frame(35, 1, string.pack(">i4B", 137, 16)), function(inside)
+    fails("ESRCH", inside.start, inside, { argv = { "x" } })
+    assert(not inside.closed)
+  end)
 end)
 
 test("agent: one of another version is not spoken to", function()

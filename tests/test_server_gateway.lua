@@ -113,13 +113,15 @@ end)
 test("gateway: exec refuses what makes no sense", function()
   with_box(function(box)
     for _, body in ipairs {
-      json.object {}, { command = "" }, { command = 1 }, { command = "true", timeout = -1 },
+      json.object {}, { command = json.null }, { command = 1 }, { command = "true", timeout = -1 },
       { command = "true", env = { ["A=B"] = "1" } }, { command = "true", env = { A = 1 } },
       { command = "true", working_dir = 7 },
     } do
       local res = box:request("POST", "/exec", { json = body })
       assert(res.status == 422 and json.decode(res.body).code == 422, json.encode(body))
     end
+    local empty, nothing = box:exec("")
+    assert(empty == 200 and nothing.exit_code == 0 and nothing.stdout == "")
     local status, result = box:exec("true", { working_dir = "/nowhere" })
     assert(status == 422 or result.exit_code ~= 0)
   end)

@@ -2,8 +2,12 @@
 -- The other end is `runtime/agent.c`.
 
 local check = require("sbx.check")
+local connection = require("sbx.server.connection")
 local errors = require("sbx.errors")
+local fields = require("sbx.server.fields")
 local link = require("sbx.server.link")
+local net = require("sbx.net")
+local session = require("sbx.server.session")
 local task = require("sbx.task")
 
 local pack, unpack = string.pack, string.unpack
@@ -20,10 +24,7 @@ local Agent = {}
 Agent.__index = Agent
 
 local HELLO_SECONDS = 10
-local MAX_PATH = 4095
 local MAX_OUTPUT = 10 * 1024 * 1024
-local MAX_COMMAND = 512 * 1024
-local MAX_ENVIRONMENT = 256 * 1024
 -- How long after a command's time the agent may take to end it. It gives up on
 -- what cannot be killed after 5 s.
 local KILL_SECONDS = 20
@@ -32,21 +33,6 @@ local KILL_SECONDS = 20
 local OUT_TRUNCATED, ERR_TRUNCATED, TIMED_OUT = 1, 2, 4
 
 local FILE_TYPES = { [0] = "other", "file", "directory" }
-
-local function io_error(code, message)
-  errors.raise { kind = "io", code = code, message = message }
-end
-
-local function path_text(path)
-  check.string(path, "path", 3)
-  return link.text(path, "path", MAX_PATH, "ENAMETOOLONG")
-end
-
--- The agent answered, but not what was asked.
-local function broken(self, what)
-  self.link:close("its agent broke the protocol: wrong answer to " .. what)
-  errors.raise { kind = "not_running", message = "the sandbox is not running: " .. self.reason }
-end
 
 -- ------------------------------------------------------------------ commands
 
@@ -63,29 +49,6 @@ local function collector(parts, limit)
   end
 end
 
-local function environment_text(base, own)
-  local entries, size, env = {}, 0, {}
-  for name, value in pairs(base or {}) do
-    env[name] = value
-  end
-  for name, value in pairs(own) do
-    env[name] = value
-  end
-  for name, value in pairs(env) do
-    if type(name) ~= "string" or type(value) ~= "string" then
-      error("env: expected strings for names and values", 4)
-    end
-    if name == "" or name:find("=", 1, true) then
-      io_error("EINVAL", "environment: a name is empty or contains '='")
-    end
-    local entry = link.text(name .. "=" .. value, "environment", MAX_ENVIRONMENT, "E2BIG")
-    size = size + #entry
-    if size > MAX_ENVIRONMENT then io_error("E2BIG", "environment: too large") end
-    entries[#entries + 1] = entry
-  end
-  return pack(">I4", #entries) .. table.concat(entries)
-end
-
 local function exec_payload(opts, base)
   local milliseconds = 0
   if opts.timeout then
@@ -93,17 +56,14 @@ local function exec_payload(opts, base)
     milliseconds = math.max(1, math.ceil(opts.timeout * 1000))
   end
   check.integer(opts.max_output, "max_output", 0)
-  check.string(opts.command, "command")
-  check.string(opts.cwd, "cwd")
-  check.table(opts.env, "env")
   -- One user is all that such a sandbox has: another id is not mapped into it.
   if opts.user and opts.user ~= "root" and opts.user ~= "0" and opts.user ~= "" then
-    io_error("EINVAL", "user: only root exists in this sandbox")
+    fields.refuse("EINVAL", "user: only root exists in this sandbox")
   end
   return pack(">I4I8", milliseconds, opts.max_output)
-    .. link.text(opts.cwd, "working directory", MAX_PATH, "ENAMETOOLONG")
-    .. link.text(opts.command, "command", MAX_COMMAND, "E2BIG")
-    .. environment_text(base, opts.env)
+    .. fields.cwd(opts.cwd)
+    .. fields.command(opts.command)
+    .. fields.environment(fields.merge(base, opts.env))
 end
 
 local function await_exit(self, call, opts)
@@ -157,7 +117,7 @@ function Agent:exec(options)
   })
   call:send(link.EXEC, payload)
   await_exit(self, call, opts)
-  if not exit then broken(self, "exec") end
+  if not exit then self.link:fail("exec") end
   return {
     exit_code = exit,
     stdout = table.concat(out),
@@ -182,7 +142,7 @@ function Agent:put(path, source, options)
   local opts = check.options(options, { mode = 0 })
   check.integer(opts.mode, "mode", 0, 4095)
   check.fn(source, "source")
-  local text = path_text(path)
+  local text = fields.path(path)
 
   local call <close> = self.link:call("write " .. path, {})
   call:send(link.PUT, pack(">I4", opts.mode) .. text)
@@ -192,7 +152,7 @@ function Agent:put(path, source, options)
   end
   if not call.over then call:send(link.EOF) end
   call:await("an upload")
-  if not call.moved then broken(self, "put") end
+  if not call.moved then self.link:fail("put") end
   return call.moved
 end
 
@@ -227,7 +187,7 @@ function Agent:get(path, sink, options)
   check.integer(opts.offset, "offset")
   check.integer(opts.length, "length")
   check.fn(sink, "sink")
-  local text = path_text(path)
+  local text = fields.path(path)
 
   local queue, last, total, size = {}, 0, nil, 0
   local call <close> = self.link:call("read " .. path, {
@@ -248,7 +208,7 @@ function Agent:get(path, sink, options)
     sink(bytes)
   end)
   call:await("a download")
-  if not total then broken(self, "get") end
+  if not total then self.link:fail("get") end
   return size, total
 end
 
@@ -257,7 +217,7 @@ end
 ---@param path string
 ---@return {type: string, size: integer, mode: integer, mtime: number}
 function Agent:stat(path)
-  local text = path_text(path)
+  local text = fields.path(path)
   local result
   local call <close> = self.link:call("look at " .. path, {
     [link.STATED] = function(call, frame)
@@ -270,104 +230,11 @@ function Agent:stat(path)
   })
   call:send(link.STAT, text)
   call:await("a look at a file")
-  if not result then broken(self, "stat") end
+  if not result then self.link:fail("stat") end
   return result
 end
 
--- --------------------------------------------------------------- connections
-
--- What has arrived on a connection. Apart from it, so that a connection that
--- nobody holds any more is collected and closed.
----@class sbx.server.Inbox
----@field pieces string[]   [first, last] are there
----@field first integer
----@field last integer
----@field opened boolean
----@field eof boolean       the peer sends no more
-
----A connection to a server inside the sandbox. A `<close>` value; one task may
----read while another writes.
----@class sbx.server.Connection
----@field private call sbx.server.Call
----@field private inbox sbx.server.Inbox
----@field private shut boolean   we send no more
-local Connection = {}
-Connection.__index = Connection
-
-local function take(inbox, max)
-  local bytes = inbox.pieces[inbox.first]
-  if max and #bytes > max then
-    inbox.pieces[inbox.first] = bytes:sub(max + 1)
-    return bytes:sub(1, max)
-  end
-  inbox.pieces[inbox.first] = nil
-  inbox.first = inbox.first + 1
-  return bytes
-end
-
----What has arrived, 1 to `max` bytes, or nil at the end.
----@async
----@param max? integer
----@return string|nil
-function Connection:read(max)
-  if max then check.integer(max, "max", 1) end
-  local call, inbox = self.call, self.inbox
-  while inbox.first > inbox.last do
-    if inbox.eof or call.abandoned then return nil end
-    if call.failure then error(call.failure, 0) end
-    if call.over then return nil end
-    call:pause("data from a sandbox")
-  end
-  local bytes = take(inbox, max)
-  call:allow(#bytes)
-  return bytes
-end
-
----Sends all of `bytes`; waits while the server inside is slow to take them.
----@async
----@param bytes string
-function Connection:write(bytes)
-  check.string(bytes, "bytes")
-  if self.shut then io_error("EPIPE", "write: after the end") end
-  if self.call:send_data(bytes) then return end
-  if self.call.failure then error(self.call.failure, 0) end
-  io_error("EPIPE", "write: the connection is closed")
-end
-
----Says that no more will be written. Never waits.
-function Connection:shutdown()
-  if self.shut or self.call.over or self.call.abandoned then return end
-  self.shut = true
-  self.call:send(link.EOF)
-end
-
----Closes the connection in both directions. Never waits.
-function Connection:close()
-  self.call:abandon()
-end
-
-Connection.__close = Connection.close
-Connection.__gc = Connection.close
-
-local function inbox_handlers(inbox)
-  return {
-    [link.OPENED] = function(call)
-      inbox.opened = true
-      call:wake()
-    end,
-    [link.DATA] = function(call, bytes)
-      call:arrived(bytes)
-      if call.abandoned then return end
-      inbox.last = inbox.last + 1
-      inbox.pieces[inbox.last] = bytes
-      call:wake()
-    end,
-    [link.EOF] = function(call)
-      inbox.eof = true
-      call:wake()
-    end,
-  }
-end
+-- ----------------------------------------------- connections and live programs
 
 ---Connects to a port on the sandbox's loopback, IPv4 first. Raises `connect`
 ---errors such as ECONNREFUSED.
@@ -375,29 +242,29 @@ end
 ---@param port integer
 ---@return sbx.server.Connection
 function Agent:dial(port)
-  check.integer(port, "port", 1, 65535)
-  local inbox = { pieces = {}, first = 1, last = 0, opened = false, eof = false }
-  local call = self.link:call("connect to port " .. port, inbox_handlers(inbox))
-  local connection = setmetatable({ call = call, inbox = inbox, shut = false }, Connection)
-  call:send(link.DIAL, pack(">I2", port))
+  return connection.open(self.link, port)
+end
 
-  local ok, failure = pcall(function()
-    while not inbox.opened and not call.over do
-      call:pause("a connection into a sandbox")
-    end
-    if inbox.opened then return end
-    if not call.failure then broken(self, "dial") end
-    if call.failure.kind == "io" then call.failure.kind = "connect" end
-    error(call.failure, 0)
-  end)
-  if ok then return connection end
-  connection:close()
-  error(failure, 0)
+---Starts a program that lives on beside the calls. Raises `io` errors when it cannot
+---be started.
+---@async
+---@param options sbx.server.StartOptions
+---@return sbx.server.Session
+function Agent:start(options)
+  return session.start(self.link, options, self.environment)
 end
 
 -- ------------------------------------------------------------------- the end
 
----Ends everything inside. Never waits; harmless when it has ended.
+---Tells the agent to end, and with it everything inside: also one that listens,
+---which `close` only takes leave of. Its socket ends when it has. Never waits.
+function Agent:shutdown()
+  self.link:send(link.SHUTDOWN, 0, "")
+end
+
+---Ends the connection, and by that everything inside; but an agent that listens
+---goes on, commands under way with it, until another connection comes. Never
+---waits; harmless when it has ended.
 function Agent:close()
   self.link:close("it was closed")
 end
@@ -427,6 +294,16 @@ function agent.attach(stream, on_end)
   self:close()
   if not ok then error(failure, 0) end
   errors.raise { kind = "not_running", message = "the sandbox's agent is of another version" }
+end
+
+---Takes up an agent again that listens at `path`, as `attach` does. The connection
+---that it had before, if any, ends. Raises `connect` errors when nobody listens.
+---@async
+---@param path string
+---@param on_end? fun(reason: string)
+---@return sbx.server.Agent
+function agent.connect(path, on_end)
+  return agent.attach(net.connect_unix(path), on_end)
 end
 
 return agent

@@ -1,8 +1,10 @@
 -- The control plane: sandboxes are made, looked at and ended here. Each handler
--- takes (server, request, params) and returns a status and a JSON object.
+-- takes (server, request, params, caller) and returns a status and a JSON object. A sandbox
+-- that the path names is one that the caller may use; others are looked at here.
 
 local errors = require("sbx.errors")
 local json = require("sbx.json")
+local keys = require("sbx.server.keys")
 local reply = require("sbx.server.reply")
 local task = require("sbx.task")
 local text = require("sbx.server.text")
@@ -21,8 +23,21 @@ local function or_null(value)
   return value
 end
 
-function control.create(server, request)
-  local spec, faults = validate.create(reply.json_body(request))
+-- Where a driver is strict, an image that it has not is known before anything is made.
+local function refuse_missing_image(driver, spec)
+  if not driver.strict_images then return end
+  local accessible, details = driver:look_for_image(spec.docker_image)
+  if accessible then return end
+  reply.invalid("docker_image", spec.docker_image .. ": " .. details)
+end
+
+function control.create(server, request, _, caller)
+  local driver = server.fleet.driver
+  local spec, faults = validate.create(reply.json_body(request), {
+    profile = server.profile,
+    network_rules = driver.features ~= nil and driver.features.network_rules == true,
+    has_login = function(id) return server.logins:get(id) ~= nil end,
+  })
   if not spec then
     local words = {}
     for index, fault in ipairs(faults) do
@@ -31,6 +46,8 @@ function control.create(server, request)
     reply.refuse(422, table.concat(words, "; "), { errors = json.array(faults) })
   end
 
+  refuse_missing_image(driver, spec)
+  keys.sign(caller, spec)
   local ok, record = pcall(server.fleet.create, server.fleet, spec)
   if ok then return 201, record:view() end
   if errors.is_error(record) and record.kind == "conflict" then
@@ -56,7 +73,22 @@ local function wants_active(request)
   return (reply.query(request, "is_active") or ""):lower() == "true"
 end
 
-local function list_filter(request)
+-- The user that a request is about, or nil for all that the caller may see. Clients send
+-- what their configuration says, which may be a user of another service: that says nothing.
+local function wanted_user(server, caller, user)
+  if user == nil or user == json.null or user == "" then return nil end
+  if type(user) ~= "string" then reply.invalid("user_id", "expected a string") end
+  if not server.keys:is_user(user) then return nil end
+  if not caller.admin and user ~= caller.user_id then
+    reply.refuse(403, "user_id: the sandboxes of other users need the server's own key")
+  end
+  return user
+end
+
+-- What a list is asked for, or nil for all. Only what was asked is looked at: the
+-- whole fleet goes through it for each page.
+local function list_filter(server, request, caller)
+  local user = wanted_user(server, caller, reply.query(request, "user_id"))
   local labels = {}
   for _, label in ipairs(request.query.labels or {}) do
     if label ~= "" then labels[#labels + 1] = label end
@@ -64,20 +96,25 @@ local function list_filter(request)
   local status = reply.query(request, "status") or ""
   local active = wants_active(request)
   local team = reply.query(request, "team_id") or ""
+  if caller.admin and not user and not active and status == "" and team == "" and #labels == 0 then
+    return nil
+  end
   return function(record)
+    if not caller.admin and not keys.may_use(caller, record) then return false end
+    if user and keys.user_id(record) ~= user then return false end
     if active and record:ended() then return false end
     if status ~= "" and record.status ~= status then return false end
     if team ~= "" and record.spec.team_id ~= team then return false end
-    return record:has_labels(labels)
+    return labels[1] == nil or record:has_labels(labels)
   end
 end
 
-function control.list(server, request)
+function control.list(server, request, _, caller)
   local page = positive(request, "page", 1, 1000000000)
   local per_page = positive(request, "per_page", 50, 1000)
   local first = (page - 1) * per_page + 1
   local last = first + per_page - 1
-  local found, total = server.fleet.store:select(list_filter(request), first, last)
+  local found, total = server.fleet.store:select(list_filter(server, request, caller), first, last)
 
   local views = {}
   for index, record in ipairs(found) do
@@ -120,18 +157,35 @@ local function delete_all(server, records)
   end, { limit = 32 })
 end
 
-function control.bulk_delete(server, request)
+-- Which of those that carry the labels a bulk delete means: the caller's own, unless it
+-- says whose.
+local function whose(server, body, caller)
+  local user = wanted_user(server, caller, body.user_id)
+  local everybody = body.all_users
+  if everybody ~= nil and everybody ~= json.null and type(everybody) ~= "boolean" then
+    reply.invalid("all_users", "expected true or false")
+  elseif everybody == true and not caller.admin then
+    reply.refuse(403, "all_users: the sandboxes of other users need the server's own key")
+  end
+  return function(record)
+    if user then return keys.user_id(record) == user end
+    return everybody == true or keys.owns(caller, record)
+  end
+end
+
+function control.bulk_delete(server, request, _, caller)
   local body = reply.json_body(request)
   local ids = string_list(body, "sandbox_ids", 500)
   local labels = string_list(body, "labels", 50)
   if (ids == nil) == (labels == nil) then
     reply.refuse(422, "give either sandbox_ids or labels")
   end
+  local is_meant = whose(server, body, caller)
 
   local records, succeeded, failed = {}, {}, {}
   for _, id in ipairs(ids or {}) do
     local record = server.fleet.store:get(id)
-    if record then
+    if record and keys.may_use(caller, record) then
       records[#records + 1] = record
       succeeded[#succeeded + 1] = id
     else
@@ -140,7 +194,7 @@ function control.bulk_delete(server, request)
   end
   if labels then
     records = server.fleet.store:select(function(record)
-      return not record:ended() and record:has_labels(labels)
+      return not record:ended() and is_meant(record) and record:has_labels(labels)
     end)
     for index, record in ipairs(records) do
       succeeded[index] = record.id
@@ -168,7 +222,7 @@ function control.auth(server, _, params)
     user_ns = "local",
     job_id = record.job_id,
     expires_at = expires_at,
-    is_vm = false,
+    is_vm = record.spec.vm == true,
   }
 end
 
@@ -181,12 +235,18 @@ function control.error_context(server, _, params)
   }
 end
 
-function control.batch_status(server, request)
+function control.batch_status(server, request, _, caller)
   local ids = string_list(reply.json_body(request), "sandbox_ids", 100)
   if not ids then reply.invalid("sandbox_ids", "required") end
-  local statuses, missing = {}, {}
+  local statuses, missing, seen = {}, {}, {}
+  for _, id in ipairs(ids) do
+    if seen[id] then reply.invalid("sandbox_ids", "an id is there twice") end
+    seen[id] = true
+  end
   for _, id in ipairs(ids) do
     local record = server.fleet.store:get(id)
+    if record and not keys.may_use(caller, record) then record = nil end
+    server.limits:check("batch_get", caller.name, request.remote, record and id)
     if record then
       statuses[#statuses + 1] = {
         sandbox_id = id,
@@ -202,39 +262,6 @@ function control.batch_status(server, request)
     end
   end
   return 200, { statuses = json.array(statuses), errors = json.array(missing) }
-end
-
-local function policy_view(record)
-  local empty = json.array {}
-  return {
-    policy = {
-      allowlist = record.spec.network and json.null or empty,
-      denylist = record.spec.network and empty or json.null,
-    },
-    generation = 1,
-    applied_generation = 1,
-    applied = true,
-  }
-end
-
-function control.egress_get(server, _, params)
-  return 200, policy_view(known(server, params))
-end
-
--- A container's network is decided at its start. Asking for what it has is
--- fine; anything else is refused rather than pretended.
-function control.egress_put(server, request, params)
-  local record = known(server, params)
-  local body = reply.json_body(request)
-  local function is_empty(list)
-    return text.is_list(list) and #list == 0
-  end
-  local wanted
-  if is_empty(body.allowlist) and not text.is_list(body.denylist) then wanted = false end
-  if is_empty(body.denylist) and not text.is_list(body.allowlist) then wanted = true end
-  if wanted == record.spec.network then return 200, policy_view(record) end
-  reply.refuse(422, "the network of a container is the whole one or none, decided when it is"
-    .. " created; make another sandbox with network_access = " .. tostring(wanted or false))
 end
 
 return control

@@ -1,7 +1,7 @@
 -- Control plane handlers for exposed ports.
 
-local exposure = require("sbx.server.exposure")
 local json = require("sbx.json")
+local keys = require("sbx.server.keys")
 local reply = require("sbx.server.reply")
 
 local exposing = {}
@@ -30,8 +30,9 @@ local function wanted(body)
   end
   local name = body.name
   if name == json.null then name = nil end
-  if name ~= nil and (type(name) ~= "string" or (utf8.len(name) or 51) > 50) then
-    reply.invalid("name", "expected at most 50 characters")
+  if name ~= nil and (type(name) ~= "string" or (utf8.len(name) or 51) > 50
+    or name:find("\0", 1, true)) then
+    reply.invalid("name", "expected at most 50 characters, none of them NUL")
   end
   local protocol = body.protocol
   if protocol == nil or protocol == json.null then protocol = "HTTP" end
@@ -42,7 +43,10 @@ local function wanted(body)
 end
 
 function exposing.expose(server, request, params)
-  known(server, params)
+  if known(server, params).spec.vm then
+    reply.refuse(422, "ports of a virtual machine cannot be exposed; make the sandbox with"
+      .. " vm = false for that")
+  end
   -- The body first: a sandbox may end while it arrives.
   local port, name, protocol = wanted(reply.json_body(request))
   local record = running(server, params)
@@ -54,10 +58,8 @@ function exposing.expose(server, request, params)
     reply.refuse(422, "at most " .. MAX_PER_SANDBOX .. " exposed ports for each sandbox")
   end
 
-  local made = exposure.open {
-    sandbox = record, port = port, name = name, protocol = protocol, scope = server.scope,
-  }
-  record.exposures[made.id] = made
+  local made = server.fleet:expose(record, { port = port, name = name, protocol = protocol })
+  running(server, params) -- it may have ended meanwhile, and its ports with it
   return 200, made:view()
 end
 
@@ -82,10 +84,10 @@ function exposing.list(server, _, params)
   return 200, views(found)
 end
 
-function exposing.list_all(server)
+function exposing.list_all(server, _, _, caller)
   local found = {}
   local living = server.fleet.store:select(function(record)
-    return not record:ended()
+    return not record:ended() and keys.may_use(caller, record)
   end)
   for _, record in ipairs(living) do
     for _, one in pairs(record.exposures) do
@@ -99,8 +101,7 @@ function exposing.unexpose(server, _, params)
   local record = known(server, params)
   local one = record.exposures[params.exposure_id]
   if not one then reply.refuse(404, "Exposure not found") end
-  record.exposures[one.id] = nil
-  one:close()
+  server.fleet:unexpose(one)
   return 200, { success = true, message = "Closed " .. one.id }
 end
 

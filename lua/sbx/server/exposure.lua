@@ -1,10 +1,11 @@
--- One exposed port: a listener of its own on the loopback address, whose
--- connections are carried through the agent to a port inside the sandbox. The
--- bytes pass as they are, so that WebSockets and any other protocol work.
+-- One exposed port: a listener of its own, on the loopback address unless the server was
+-- told otherwise, whose connections are carried through the agent to a port inside the
+-- sandbox. The bytes pass as they are, so that WebSockets and any other protocol work.
 --
--- Whoever can connect to the loopback address can use it: that is what exposing
--- means. The port of its own keeps a page from sharing an origin with the API.
+-- Whoever can connect to the address can use it: that is what exposing means. The port of
+-- its own keeps a page from sharing an origin with the API.
 
+local addresses = require("sbx.server.addresses")
 local hash = require("sbx.hash")
 local json = require("sbx.json")
 local net = require("sbx.core.net")
@@ -15,7 +16,8 @@ local time = require("sbx.core.time")
 ---@class sbx.server.Exposure
 ---@field id string
 ---@field opened number      monotonic seconds; orders them
----@field outer_port integer on the loopback address
+---@field outer_port integer where it listens
+---@field host string        the address or name for clients, as in a URL
 ---@field sandbox sbx.server.Sandbox
 ---@field port integer      inside the sandbox
 ---@field name string|nil
@@ -106,22 +108,42 @@ end
 ---@field name? string
 ---@field protocol string
 ---@field scope sbx.Scope    where its tasks belong
+---@field id? string          of one that is opened again
+---@field created_at? number  the same
+---@field outer_port? integer  where it was; another one if that is taken
+---@field at? {host: string, name?: string}  numeric address, and its name (default 127.0.0.1)
+
+local LOOPBACK = "127.0.0.1"
+
+local function listen(host, port)
+  local ok, listener = pcall(net.listen, host, port or 0)
+  return ok and listener or net.listen(host, 0)
+end
+
+-- How clients call the address.
+local function name_of(at)
+  if not at then return LOOPBACK end
+  if addresses.is_loopback(at.host) then return addresses.in_url(at.host) end
+  return addresses.in_url(at.name or at.host)
+end
 
 ---Opens a listener and starts to serve it.
 ---@param options sbx.server.exposure.Options
 ---@return sbx.server.Exposure
 function exposure.open(options)
-  local listener = net.listen("127.0.0.1", 0)
+  local listener = listen(options.at and options.at.host or LOOPBACK, options.outer_port)
+  local created_at = options.created_at or time.wall()
   local self = setmetatable({
-    id = "exp-" .. hash.random_hex(16),
-    opened = time.now(),
+    id = options.id or "exp-" .. hash.random_hex(16),
+    opened = time.now() + created_at - time.wall(),
     sandbox = options.sandbox,
     port = options.port,
     name = options.name,
     protocol = options.protocol,
-    created_at = time.wall(),
+    created_at = created_at,
     listener = listener,
     outer_port = listener.port,
+    host = name_of(options.at),
     scope = options.scope,
     open_connections = 0,
     relays = {},
@@ -145,7 +167,7 @@ end
 ---The object that the control plane answers with.
 ---@return table
 function Exposure:view()
-  local address = "127.0.0.1:" .. self.outer_port
+  local address = self.host .. ":" .. self.outer_port
   local is_tcp = self.protocol == "TCP"
   return {
     exposure_id = self.id,

@@ -1,98 +1,247 @@
--- The sandboxes of one server from the first request to the end: boots them a
--- few at a time, ends them when their time is up, and leaves none behind.
+-- The sandboxes of one server from the first request to the end: boots them a few at a
+-- time, ends them when their time is up, and leaves none behind that is not to be. What
+-- it answers for is on the disk before it returns, where there is a state.
 
 local errors = require("sbx.errors")
-local json = require("sbx.json")
+local events = require("sbx.server.events")
+local exposure = require("sbx.server.exposure")
 local hash = require("sbx.hash")
+local json = require("sbx.json")
+local keys = require("sbx.server.fleet_keys")
+local life = require("sbx.server.fleet_life")
+local log = require("sbx.log")
+local recover = require("sbx.server.fleet_recover")
+local rows = require("sbx.server.state_rows")
 local sandbox = require("sbx.server.sandbox")
+local state = require("sbx.server.state")
 local store = require("sbx.server.store")
 local task = require("sbx.task")
-local time = require("sbx.core.time")
-local validate = require("sbx.server.validate")
 
 ---@class sbx.server.Fleet
 ---@field store sbx.server.Store
----@field private driver table
----@field private scope sbx.Scope  where boots and clocks run
----@field private minute number         seconds in a minute of a lifetime
+---@field state sbx.server.State
+---@field events sbx.server.Events
+---@field driver sbx.server.Driver
+---@field keep boolean         sandboxes outlive the server
+---@field minute number        seconds in a minute of a lifetime
+---@field keys sbx.server.fleet.Keys
+---@field living table<sbx.server.Sandbox, boolean>  those that have not ended
+---@field notice fun(text: string)
+---@field scope sbx.Scope  where boots and clocks run
+---@field expose_at {host: string, name?: string}|nil
 ---@field private max_active integer
----@field private notice fun(text: string)
----@field private queue sbx.server.Sandbox[]  waiting to be booted, oldest first
+---@field private queue sbx.server.Sandbox[]  waiting to be booted, from `first` to `last`
+---@field private first integer
+---@field private last integer
 ---@field private booting table<sbx.server.Sandbox, boolean>
 ---@field private places integer        how many more may boot now
----@field private active integer        sandboxes that have not ended
----@field private made table<string, {fingerprint: string, id: string, at: number}>
----@field private keys integer          in `made`, about
+---@field private active integer        how many
 ---@field private noticed table<string, boolean>
----@field private closed boolean
+---@field private stopping boolean      nothing is created any more
+---@field private closed boolean        nor booted
 local Fleet = {}
 Fleet.__index = Fleet
 
 local fleet = {}
 
 local MAX_BOOTS = 8
-local IDEMPOTENCY_WINDOW = 24 * 3600
-local MAX_KEYS = 40000
-local KILL_SECONDS = 10
--- Past its lifetime a sandbox ends by itself, should the server have forgotten.
-local LIFETIME_SLACK = 300
-local START_OUTPUT = 1048576
+local STOP_SECONDS = 10
+local CHORE_SECONDS = 2
+local RETRY_SECONDS = 5
 
 ---@class sbx.server.FleetOptions
----@field driver table
+---@field driver sbx.server.Driver
 ---@field scope sbx.Scope
 ---@field notice fun(text: string)  told once what people must know
 ---@field minute? number            seconds in a minute of a lifetime (default 60)
----@field max_active? integer       sandboxes at once (default 2000)
+---@field max_active? integer       sandboxes at once (default: the driver's, or 2000)
+---@field state? sbx.server.State   default: nothing is remembered
+---@field keep? boolean             sandboxes outlive the server; needs `state`
+---@field expose_at? {host: string, name?: string}  address and name of exposed ports (default: loopback)
+---@field records? sbx.server.store.Options  how long ended ones are remembered
 
 ---@param options sbx.server.FleetOptions
 ---@return sbx.server.Fleet
 function fleet.new(options)
+  local kept = options.state or state.none()
+  local features = options.driver.features or {}
+  local records = {}
+  for name, value in pairs(options.records or {}) do
+    records[name] = value
+  end
+  function records.on_forget(record)
+    kept:remove_sandbox(record.id)
+  end
   return setmetatable({
-    store = store.new(),
+    store = store.new(records),
+    state = kept,
+    events = events.new(kept),
+    keys = keys.new(kept),
     driver = options.driver,
+    keep = options.keep and options.state ~= nil or false,
     scope = options.scope,
     notice = options.notice,
+    expose_at = options.expose_at,
     minute = options.minute or 60,
-    max_active = options.max_active or 2000,
+    max_active = options.max_active or features.capacity or 2000,
     queue = {},
+    first = 1,
+    last = 0,
     booting = {},
-    places = MAX_BOOTS,
+    places = features.boots or MAX_BOOTS,
+    living = {},
     active = 0,
-    made = {},
-    keys = 0,
     noticed = {},
+    stopping = false,
     closed = false,
   }, Fleet)
 end
 
-local start_boots
+-- ------------------------------------------------------- for the life of a sandbox
 
--- Lets the next one boot, when `record` held a place.
-local function release_place(self, record)
+---Tells people something, once.
+---@param line string
+function Fleet:say_once(line)
+  if self.noticed[line] then return end
+  self.noticed[line] = true
+  self.notice(line)
+end
+
+---Notes how a sandbox stands, for the disk. Never waits.
+---@param record sbx.server.Sandbox
+function Fleet:save(record)
+  self.state:put_sandbox(rows.of_sandbox(record, self.keep and not record:ended()))
+end
+
+local function start_boots(self)
+  while not self.closed and self.places > 0 and self.first <= self.last do
+    local record = self.queue[self.first]
+    self.queue[self.first] = nil
+    self.first = self.first + 1
+    if not record:ended() then
+      self.places = self.places - 1
+      self.booting[record] = true
+      record.life = self.scope:pspawn(life.live, self, record)
+    end
+  end
+end
+
+---Puts a sandbox among those that wait to be booted. Boots none.
+---@param record sbx.server.Sandbox
+function Fleet:enqueue(record)
+  self.last = self.last + 1
+  self.queue[self.last] = record
+end
+
+---Lets the next one boot, when `record` held a place.
+---@param record sbx.server.Sandbox
+function Fleet:release_place(record)
   if not self.booting[record] then return end
   self.booting[record] = nil
   self.places = self.places + 1
   start_boots(self)
 end
 
--- Marks the end of a sandbox, whoever causes it, and tells its task. False when
--- it had ended before.
-local function finish(self, record, status, reason)
+---Marks the end of a sandbox, whoever causes it, and tells its task. False when it had
+---ended before. Never waits.
+---@param record sbx.server.Sandbox
+---@param status string  "TERMINATED", "TIMEOUT" or "ERROR"
+---@param reason string
+---@return boolean
+function Fleet:finish(record, status, reason)
   if not record:set_status(status) then return false end
   self.active = self.active - 1
+  self.living[record] = nil
   record.termination_reason = reason
-  for name in pairs(record.spec.secrets or {}) do
-    record.spec.secrets[name] = "***"
-  end
+  record.saved = nil
+  if record:forget_secrets() and self.keep then self.state:forget_secrets() end
   record.logs:add("sandbox ended: " .. reason)
-  for _, exposure in pairs(record.exposures) do
-    exposure:close()
+  for id, one in pairs(record.exposures) do
+    one:close()
+    self.state:remove_exposure(id)
   end
   record.exposures = {}
+  self:save(record)
+  self.events:add("ended", record.id, status .. ": " .. reason)
+  self.store:retire(record)
   if record.life then record.life:cancel("sandbox ended") end
-  release_place(self, record)
+  self:release_place(record)
   return true
+end
+
+-- ---------------------------------------------------------------------- requests
+
+-- The sandbox that the same request made before. Raises kind `conflict` when the key
+-- was used for another request, or what it made is forgotten.
+local function made_before(self, key, fingerprint)
+  local id = key and self.keys:find(key, fingerprint)
+  if not id then return nil end
+  local record = self.store:get(id)
+  if record then return record end
+  errors.raise {
+    kind = "conflict",
+    message = "idempotency_key was used before; what it made has ended and is forgotten",
+  }
+end
+
+local function check_room(self)
+  if self.stopping then
+    errors.raise {
+      kind = "unavailable", message = "the server is stopping", retry_after = RETRY_SECONDS,
+    }
+  elseif self.active >= self.max_active then
+    errors.raise {
+      kind = "limit",
+      message = ("this server runs at most %d sandboxes at once"):format(self.max_active),
+    }
+  end
+end
+
+---Counts a sandbox that has not ended among ours.
+---@param record sbx.server.Sandbox
+function Fleet:take_in(record)
+  self.living[record] = true
+  self.active = self.active + 1
+end
+
+-- Nobody was told of it, so nobody may find it.
+local function undo(self, record, key, failure)
+  if key then self.keys:forget(key) end
+  record.error_type, record.error_message = "NOT_RECORDED", tostring(failure)
+  self:stop(record, "ERROR", "could not be recorded")
+  error(failure, 0)
+end
+
+---Accepts a sandbox, to be booted soon, and waits until it is recorded. The same
+---idempotency key with the same content gives the sandbox made before; with another
+---one raises `conflict`. Too many sandboxes raise `limit`; a server that stops, or
+---cannot record, `unavailable`.
+---@async
+---@param spec sbx.server.Spec
+---@return sbx.server.Sandbox
+function Fleet:create(spec)
+  local key = spec.idempotency_key
+  spec.idempotency_key = nil
+  local fingerprint = key and hash.sha256(json.encode(spec, { sort_keys = true }))
+  local before = made_before(self, key, fingerprint)
+  if before then
+    self.state:sync()
+    return before
+  end
+  check_room(self)
+
+  local record = sandbox.new(spec)
+  record.facts.limits = self.driver.enforced
+  self.store:add(record)
+  self:take_in(record)
+  if key then self.keys:remember(key, fingerprint, record.id) end
+  self:save(record)
+  self.events:add("created", record.id)
+  self:enqueue(record)
+  start_boots(self)
+  local ok, failure = pcall(self.state.sync, self.state)
+  if not ok then undo(self, record, key, failure) end
+  return record
 end
 
 ---Ends a sandbox with `status` and waits until nothing of it runs any more.
@@ -101,260 +250,161 @@ end
 ---@param status string  "TERMINATED", "TIMEOUT" or "ERROR"
 ---@param reason string
 function Fleet:stop(record, status, reason)
-  finish(self, record, status, reason)
+  self:finish(record, status, reason)
   -- Whoever loses interest meanwhile: what was begun is completed.
-  if record.life then task.shield(KILL_SECONDS, record.life.pjoin, record.life) end
+  if record.life then task.shield(STOP_SECONDS, record.life.pjoin, record.life) end
 end
 
----Ends a sandbox because somebody asked; harmless when it has ended.
+---Ends a sandbox because somebody asked, and waits until that is recorded; harmless
+---when it has ended.
 ---@async
 ---@param record sbx.server.Sandbox
 function Fleet:delete(record)
   self:stop(record, "TERMINATED", "deleted")
+  self.state:sync()
 end
 
--- Seconds until the sandbox is over its time, or the reason why it is.
-local function time_left(self, record)
-  local now = time.now()
-  if now >= record.deadline then
-    return nil, ("lifetime of %d min is over"):format(record.spec.timeout_minutes)
-  end
-  local left = record.deadline - now
-  local idle_minutes = record.spec.idle_timeout_minutes
-  if not idle_minutes then return left end
-
-  local idle = idle_minutes * self.minute
-  if record.calls > 0 then return math.min(left, idle) end
-  local idle_left = record.last_used + idle - now
-  if idle_left <= 0 then return nil, ("idle for %d min"):format(idle_minutes) end
-  return math.min(left, idle_left)
-end
-
--- Returns when the sandbox has outlived its time.
-local function watch_time(self, record)
-  record.deadline = time.now() + record.spec.timeout_minutes * self.minute
-  record.last_used = time.now()
-  while not record:ended() do
-    local left, reason = time_left(self, record)
-    if left then
-      task.sleep(left)
-    else
-      record.error_type, record.error_message = "TIMEOUT", reason
-      finish(self, record, "TIMEOUT", reason)
-    end
-  end
-end
-
-local function quoted(word)
-  return "'" .. word:gsub("'", "'\\''") .. "'"
-end
-
-local function shell_line(command)
-  if type(command) == "string" then return command end
-  local words = { quoted(command.executable) }
-  for _, argument in ipairs(command.args) do
-    words[#words + 1] = quoted(argument)
-  end
-  return "exec " .. table.concat(words, " ")
-end
-
--- Runs the start command once; it may take as long as the sandbox lives.
-local function run_start_command(self, record)
-  local command = record.spec.start_command
-  if not command or command == validate.IDLE_COMMAND then return end
-  local running = record.box
-  local ok, result = pcall(running.agent.exec, running.agent, {
-    command = shell_line(command),
-    cwd = sandbox.MOUNT_PATH,
-    env = record:environment(),
-    timeout = record.spec.timeout_minutes * self.minute,
-    max_output = START_OUTPUT,
-  })
-  if record:ended() then return end
-  if not ok then
-    record.logs:add("start command failed: " .. tostring(result))
-    return
-  end
-  record.logs:add(result.stdout)
-  record.logs:add(result.stderr)
-  record.logs:add("start command ended with exit code " .. tostring(result.exit_code))
-end
-
-local function say_once(self, line)
-  if self.noticed[line] then return end
-  self.noticed[line] = true
-  self.notice(line)
-end
-
-local function create_box(self, record)
-  local spec = record.spec
-  -- No environment here: a driver might show it on a command line. Each exec
-  -- brings it along.
-  return self.driver.create {
-    env = {},
-    id = record.id,
-    image = spec.docker_image,
-    network = spec.network,
-    memory_gb = spec.memory_gb,
-    cpu_cores = spec.cpu_cores,
-    disk_size_gb = spec.disk_size_gb,
-    hostname = record.id,
-    workdir = sandbox.MOUNT_PATH,
-    lifetime = spec.timeout_minutes * self.minute + LIFETIME_SLACK,
-    log = function(line)
-      record.logs:add(line)
-    end,
-    notice = function(line)
-      record.logs:add(line)
-      say_once(self, line)
-    end,
+---Opens a port of a running sandbox, and waits until that is recorded.
+---@async
+---@param record sbx.server.Sandbox
+---@param options {port: integer, name?: string, protocol: string}
+---@return sbx.server.Exposure
+function Fleet:expose(record, options)
+  local made = exposure.open {
+    sandbox = record, scope = self.scope, at = self.expose_at,
+    port = options.port, name = options.name, protocol = options.protocol,
   }
-end
-
-local function on_exit(self, record, reason)
-  if record:ended() then return end
-  local text = tostring(reason or "ended by itself")
-  record.error_type = text:lower():find("oom", 1, true) and "OOM_KILLED" or "SANDBOX_DIED"
-  record.error_message = text
-  finish(self, record, "ERROR", text)
-end
-
-local function boot_failed(self, record, failure)
-  if errors.is_error(failure) and failure.kind == "cancelled" then
-    finish(self, record, "TERMINATED", "server stopped")
+  record.exposures[made.id] = made
+  self.state:put_exposure(rows.of_exposure(made))
+  local ok, failure = pcall(self.state.sync, self.state)
+  if not ok then
+    record.exposures[made.id] = nil
+    made:close()
+    self.state:remove_exposure(made.id)
     error(failure, 0)
   end
-  local is_image = errors.is_error(failure) and failure:is("image_pull")
-  record.error_type = is_image and "IMAGE_PULL_FAILED" or "BOOT_FAILED"
-  record.error_message = tostring(failure)
-  finish(self, record, "ERROR", "boot failed: " .. tostring(failure))
-end
-
--- From PENDING to RUNNING. Returns the driver's box, or nil when it failed.
-local function boot(self, record)
-  if not record:set_status("PROVISIONING") then return nil end
-  record.logs:add("starting " .. record.spec.docker_image)
-  local ok, made = pcall(create_box, self, record)
-  if not ok then
-    boot_failed(self, record, made)
-    return nil
-  end
-  record.box = made
-  record.facts = {
-    image_source = made.image_source,
-    image_resolved = made.image_resolved,
-    network_enforced = made.network_enforced,
-    limits = made.limits,
-  }
-  made:on_exit(function(reason)
-    on_exit(self, record, reason)
-  end)
-  if record:set_status("RUNNING") then record.logs:add("sandbox is running") end
-  release_place(self, record)
+  self.events:add("exposed", record.id, tostring(made.port))
   return made
 end
 
--- One task is the whole life of a sandbox: what the driver starts belongs to it
--- and ends with it.
-local function live(self, record)
-  local made = boot(self, record)
-  if not made then return end
-  local _ <close> = setmetatable({}, {
-    __close = function()
-      finish(self, record, "TERMINATED", "server stopped")
-      record.box = nil
-      task.shield(KILL_SECONDS, made.kill, made)
-    end,
-  })
-  local start_command = task.pspawn(run_start_command, self, record)
-  watch_time(self, record)
-  start_command:cancel("sandbox ended")
+---Closes an exposed port, and waits until that is recorded.
+---@async
+---@param one sbx.server.Exposure
+function Fleet:unexpose(one)
+  one.sandbox.exposures[one.id] = nil
+  one:close()
+  self.state:remove_exposure(one.id)
+  self.events:add("unexposed", one.sandbox.id, tostring(one.port))
+  self.state:sync()
 end
 
-function start_boots(self)
-  while not self.closed and self.places > 0 and #self.queue > 0 do
-    local record = table.remove(self.queue, 1)
-    if not record:ended() then
-      self.places = self.places - 1
-      self.booting[record] = true
-      record.life = self.scope:pspawn(live, self, record)
+---Whether a sandbox has lost a process for want of memory, which ends it as it would
+---end a container. To be asked after a command that was killed.
+---@async
+---@param record sbx.server.Sandbox
+---@return boolean
+function Fleet:out_of_memory(record)
+  local made = record.box
+  if record:ended() or not made or not made.memory_kills then
+    return record.error_type == "OOM_KILLED"
+  end
+  local kills = errors.try(made.memory_kills, made) or 0
+  if kills > record.memory_kills and not record:ended() then
+    record.memory_kills = kills
+    record.error_type = "OOM_KILLED"
+    record.error_message = "the kernel killed a process that had no memory left"
+    self:finish(record, "ERROR", "out of memory")
+  end
+  return record.error_type == "OOM_KILLED"
+end
+
+-- ------------------------------------------------------------------------ chores
+
+-- Sandboxes that were used since the last look, or are.
+local function used_lately(self)
+  local used = {}
+  for record in pairs(self.living) do
+    if record.calls > 0 or record.last_used > (record.looked_at or 0) then
+      used[#used + 1] = record
+    end
+  end
+  return used
+end
+
+local function look_after(self, record)
+  if record.calls > 0 then record.last_used = task.now() end
+  record.looked_at = record.last_used
+  self:out_of_memory(record)
+  if self.keep and record.spec.idle_timeout_minutes and not record:ended() then
+    self:save(record)
+  end
+end
+
+local function do_round(self)
+  self.store:expire()
+  self.keys:expire()
+  task.map(used_lately(self), function(record)
+    look_after(self, record)
+  end, { limit = 16 })
+end
+
+-- What goes wrong with one round is told, and does not end the server.
+local function do_chores(self)
+  while true do
+    task.sleep(CHORE_SECONDS)
+    local ok, failure = pcall(do_round, self)
+    if not ok then
+      if errors.is_error(failure) and failure.kind == "cancelled" then error(failure, 0) end
+      log.error("looking after sandboxes failed", { error = failure })
     end
   end
 end
 
--- The sandbox that the same request made before. Raises kind `conflict` when
--- the key was used for another request.
-local function made_before(self, key, fingerprint)
-  local entry = key and self.made[key]
-  if not entry then return nil end
-  if entry.at + IDEMPOTENCY_WINDOW < time.wall() then
-    self.made[key] = nil
-    return nil
-  end
-  if entry.fingerprint ~= fingerprint then
-    errors.raise {
-      kind = "conflict",
-      message = "idempotency_key was used before for a different sandbox",
-    }
-  end
-  return self.store:get(entry.id)
-end
+-- --------------------------------------------------------------- start and end
 
--- Remembers what a key has made. Keys of forgotten sandboxes go when there are
--- many.
-local function remember(self, key, fingerprint, id)
-  if self.keys >= MAX_KEYS then
-    self.keys = 0
-    for old, entry in pairs(self.made) do
-      if self.store:get(entry.id) then
-        self.keys = self.keys + 1
-      else
-        self.made[old] = nil
-      end
-    end
-  end
-  self.keys = self.keys + 1
-  self.made[key] = { fingerprint = fingerprint, id = id, at = time.wall() }
-end
-
----Accepts a sandbox, to be booted soon. The same idempotency key with the same
----content gives the sandbox made before; with another one raises `conflict`. Too many
----sandboxes raise `limit`. Does not wait.
----@param spec sbx.server.Spec
----@return sbx.server.Sandbox
-function Fleet:create(spec)
-  local key = spec.idempotency_key
-  spec.idempotency_key = nil
-  local fingerprint = key and hash.sha256(json.encode(spec, { sort_keys = true }))
-  local before = made_before(self, key, fingerprint)
-  if before then return before end
-  if self.closed or self.active >= self.max_active then
-    errors.raise {
-      kind = "limit",
-      message = ("this server runs at most %d sandboxes at once"):format(self.max_active),
-    }
-  end
-
-  local record = sandbox.new(spec)
-  self.store:add(record)
-  self.active = self.active + 1
-  if key then remember(self, key, fingerprint, record.id) end
-  self.queue[#self.queue + 1] = record
+---Takes up what earlier servers left: sandboxes that live where the driver keeps them,
+---the others as ended ("server restarted"), the keys of creates, exposed ports. Of a
+---fleet that keeps, what had not been booted yet is booted now. To be called once,
+---before the first request.
+---@async
+function Fleet:recover()
+  recover.run(self)
+  self.scope:daemon(do_chores, self)
   start_boots(self)
-  return record
 end
 
----Ends all sandboxes at once and waits for it. Nothing is created afterwards.
+---From now on nothing is created: `unavailable`.
+function Fleet:drain()
+  self.stopping = true
+end
+
+---Whether nothing is created any more: the server is about to end.
+---@return boolean
+function Fleet:is_stopping()
+  return self.stopping
+end
+
+---Ends all sandboxes at once, or lets go of them where they are kept, and waits for it.
+---Nothing is created afterwards.
 ---@async
 ---@param reason string
 function Fleet:close(reason)
-  self.closed = true
-  local living = self.store:select(function(record)
-    return not record:ended()
-  end)
+  self.stopping, self.closed = true, true
+  local living = {}
+  for record in pairs(self.living) do
+    living[#living + 1] = record
+  end
   task.map(living, function(record)
-    self:stop(record, "TERMINATED", reason)
+    local waits = self.keep and not record.box -- for the next server to boot it
+    if waits or life.may_outlive(self, record) then
+      if not record.life then return end
+      record.life:cancel(reason)
+      task.shield(STOP_SECONDS, record.life.pjoin, record.life)
+    else
+      self:stop(record, "TERMINATED", reason)
+    end
   end, { limit = 64, on_error = "collect" })
+  self.events:add("stopped")
 end
 
 return fleet

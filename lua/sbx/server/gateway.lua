@@ -1,6 +1,7 @@
 -- The gateway: commands and files, one sandbox per token. Everything goes
 -- through the agent inside the sandbox; no path here is ever one of the host's.
 
+local access = require("sbx.server.access")
 local errors = require("sbx.errors")
 local json = require("sbx.json")
 local range = require("sbx.server.range")
@@ -18,6 +19,7 @@ local MAX_OUTPUT = 10 * 1024 * 1024
 local MULTIPART_SLACK = 65536
 local MAX_COMMAND_SECONDS = 86400
 local DEFAULT_COMMAND_SECONDS = 300
+local KILLED = 137 -- by signal 9
 
 local function refuse_not_running(record)
   if record.status == "TERMINATED" then
@@ -28,30 +30,17 @@ end
 
 -- The sandbox that the token and the URL agree on, whatever its status.
 local function authorized(server, request, params)
-  local id, problem = server.tokens:sandbox_of(reply.bearer(request))
-  if not id or params.ns ~= "local" or sandbox.id_of_job(params.job) ~= id then
-    reply.refuse_gateway(401, "unauthorized", problem or "Token is for another sandbox")
-  end
-  local record = server.fleet.store:get(id)
-  if not record then
-    reply.refuse_gateway(502, "sandbox_not_found", "Sandbox is gone", { sandboxId = id })
-  end
-  return record
+  local record, problem, words = access.find(server, request, params)
+  if record then return record end
+  if problem == "token" then reply.refuse_gateway(401, "unauthorized", words) end
+  reply.refuse_gateway(502, "sandbox_not_found", "Sandbox is gone", { sandboxId = words })
 end
 
 -- Calls `fn(agent)` while the sandbox counts as used. When the agent goes away
 -- under the call, the answer is about the sandbox, not about the agent.
 local function with_agent(record, fn)
-  if record.status ~= "RUNNING" or not record.box then refuse_not_running(record) end
-  record.calls = record.calls + 1
-  local _ <close> = setmetatable({}, {
-    __close = function()
-      record.calls = record.calls - 1
-      record.last_used = time.now()
-    end,
-  })
-  local agent = record.box.agent
-  local ok, result = pcall(fn, agent)
+  if not access.is_running(record) then refuse_not_running(record) end
+  local ok, result = pcall(access.using, record, fn, record.box.agent)
   if ok then return result end
   local is_gone = errors.is_error(result) and result.kind == "not_running"
   if record.status ~= "RUNNING" or is_gone then refuse_not_running(record) end
@@ -116,7 +105,8 @@ end
 
 -- The agent's options for the command that a request asks for.
 local function wanted_command(record, body)
-  local command = optional_string(body, "command")
+  -- An empty command is one: `sh -c ''` does nothing, and well.
+  local command = body.command == "" and "" or optional_string(body, "command")
   if not command then reply.refuse_gateway(422, "bad_request", "command: required") end
   local variables = body.env ~= json.null and body.env or {}
   local checked, problem = validate.environment(variables)
@@ -150,12 +140,35 @@ local function output(bytes, truncated)
   return text.valid_utf8(truncated and text.whole_characters(bytes) or bytes)
 end
 
+-- Counts a command, and shows it to those who watch.
+local function follow(server, record, options, fn)
+  local ended = server.execs:began(record, options.command)
+  local ok, result = pcall(fn)
+  if not ok then
+    ended("error")
+    error(result, 0)
+  end
+  ended(result.timed_out and "timeout" or result.exit_code == 0 and "success" or "failure",
+    result.exit_code)
+  return result
+end
+
 function gateway.exec(server, request, params)
   local record = authorized(server, request, params)
+  if record.spec.vm then
+    reply.refuse_gateway(422, "unsupported", "commands of a virtual machine go through its"
+      .. " command session (command_session.CommandSession/Start), not through exec")
+  end
   local options = wanted_command(record, reply.json_body(request))
-  local result = with_agent(record, function(agent)
-    return run(agent, options)
+  local result = follow(server, record, options, function()
+    return with_agent(record, function(agent)
+      return run(agent, options)
+    end)
   end)
+  -- What the kernel killed for want of memory ends as a container would.
+  if result.exit_code == KILLED and server.fleet:out_of_memory(record) then
+    refuse_not_running(record)
+  end
   if result.timed_out then
     reply.refuse_gateway(408, "command_timeout", ("Exceeded %g s"):format(options.timeout))
   end
@@ -290,14 +303,20 @@ local function read_window(agent, path, given, offset, length)
   return table.concat(parts), total
 end
 
-function gateway.read_file(server, request, params)
-  local record = authorized(server, request, params)
-  local path, given = wanted_path(request)
-  local offset = window_integer(request, "offset") or 0
+-- A virtual machine has no windows: it answers the whole file.
+local function wanted_window(request, record)
+  if record.spec.vm then return 0, nil end
   local length = window_integer(request, "length")
   if length and length < 0 then
     reply.refuse_gateway(422, "bad_request", "length: must not be negative")
   end
+  return window_integer(request, "offset") or 0, length
+end
+
+function gateway.read_file(server, request, params)
+  local record = authorized(server, request, params)
+  local path, given = wanted_path(request)
+  local offset, length = wanted_window(request, record)
 
   local content, total, start
   with_agent(record, function(agent)
@@ -308,6 +327,9 @@ function gateway.read_file(server, request, params)
       read_window(agent, path, given, start, math.min(length or MAX_READ + 1, MAX_READ + 1))
   end)
   if #content > MAX_READ then refuse_large(MAX_READ) end
+  if record.spec.vm then
+    return 200, { content = text.valid_utf8(content), size = #content }
+  end
   total = math.max(total or 0, #content > 0 and start + #content or 0)
   return 200, {
     content = text.valid_utf8(content),

@@ -7,6 +7,7 @@ local errors = require("sbx.errors")
 local json = require("sbx.json")
 local log = require("sbx.log")
 local task = require("sbx.task")
+local time = require("sbx.core.time")
 
 ---@class sbx.server.http
 local http = {}
@@ -15,6 +16,11 @@ local http = {}
 ---@alias sbx.server.Handler async fun(request: sbx.core.Request, params: table<string, string>)
 ---@alias sbx.server.Route {[1]: string, [2]: string, [3]: sbx.server.Handler}
 
+---`ended(request, route, seconds)` comes with the pattern of the route, or nil.
+---@class sbx.server.Observer
+---@field began fun()
+---@field ended fun(request: sbx.core.Request, route: string|nil, seconds: number)
+
 ---@class sbx.server.http.Options
 ---@field routes sbx.server.Route[]
 ---@field host? string             a numeric address (default "127.0.0.1")
@@ -22,6 +28,10 @@ local http = {}
 ---@field scope? sbx.Scope         where the tasks belong (default: the current one)
 ---@field max_header? integer      bytes of a request's line and headers
 ---@field max_connections? integer
+---@field observe? sbx.server.Observer  told of each request; must neither wait nor raise
+---@field max_per_peer? integer    of them from one address
+---@field head_timeout? number     seconds for a request's line and headers in all
+---@field tls? {cert: string, key: string}  PEM text; default: plain HTTP
 
 local function decode(segment)
   return (segment:gsub("%%(%x%x)", function(digits)
@@ -70,19 +80,28 @@ local function allowed_methods(methods)
   return table.concat(names, ", ")
 end
 
+---The path of a request as logs may have it: where its last part is a secret, without that.
+---@param path string
+---@return string
+function http.shown_path(path)
+  return (path:gsub("^(/+image%-context/+)[^/]+", "%1***"))
+end
+
 ---Makes a function that finds the route for a method and a path as it was sent:
----it returns the handler and the parameters, or nil and, where only the method
----is wrong, the value of an Allow header. A `{name}` in a pattern stands for one
+---it returns the handler, the parameters and the pattern, or nil and, where only the
+---method is wrong, the value of an Allow header. A `{name}` in a pattern stands for one
 ---whole segment; literal segments are tried first, whatever the order of the
 ---routes. Doubled and trailing slashes do not matter, and GET answers HEAD.
 ---@param routes sbx.server.Route[]
----@return fun(method: string, path: string): sbx.server.Handler|nil, table|string|nil
+---@return fun(method: string, path: string): sbx.server.Handler|nil, table|string|nil, string|nil
 function http.router(routes)
   local root = { literals = {} }
   for _, route in ipairs(routes) do
     local leaf, names = leaf_of(root, check.string(route[2], "pattern"))
     leaf.methods = leaf.methods or {}
-    leaf.methods[route[1]] = { handler = check.fn(route[3], route[2]), names = names }
+    leaf.methods[route[1]] = {
+      handler = check.fn(route[3], route[2]), names = names, pattern = route[2],
+    }
   end
 
   return function(method, path)
@@ -98,7 +117,7 @@ function http.router(routes)
     for i, name in ipairs(route.names) do
       params[name] = values[i]
     end
-    return route.handler, params
+    return route.handler, params, route.pattern
   end
 end
 
@@ -121,8 +140,9 @@ local function respond_problem(request, status, code, text, headers)
   http.respond_json(request, status, object, headers)
 end
 
-local function dispatch(find, request)
-  local handler, found = find(request.method, request.raw_path)
+local function dispatch(find, request, seen)
+  local handler, found, route = find(request.method, request.raw_path)
+  seen.route = route
   if handler then
     handler(request, found)
   elseif found then
@@ -135,27 +155,39 @@ end
 -- One request from beginning to end. What a handler raises is told in the log;
 -- the client learns only that something failed. A handler that returns without
 -- an answer gets the listener's own 500, and a stream it left open is cut.
-local function handle(find, request)
+local function handle(find, request, observer)
+  local began, seen = time.now(), {}
+  observer.began()
+  -- Closed last, when the request has its answer, whoever gave it.
+  local _ <close> = setmetatable({}, {
+    __close = function()
+      observer.ended(request, seen.route, time.now() - began)
+    end,
+  })
   local req <close> = request
-  local ok, failure = pcall(dispatch, find, req)
+  local ok, failure = pcall(dispatch, find, req, seen)
   if ok then return end
   local known = errors.is_error(failure)
   if known and failure.kind == "cancelled" then error(failure, 0) end
   if not (known and failure.kind == "http" and req.gone) then
-    log.error("request failed", { method = req.method, path = req.path, error = failure })
+    log.error("request failed", {
+      method = req.method, path = http.shown_path(req.path), error = failure,
+    })
   end
   -- Raises when the handler has answered already, which is as good.
   pcall(respond_problem, req, 500, "internal", "Internal Server Error")
 end
 
-local function accept_all(listener, find)
+local UNOBSERVED = { began = function() end, ended = function() end }
+
+local function accept_all(listener, find, observer)
   while true do
     local ok, request = pcall(listener.accept, listener)
     if not ok then
       if errors.is_error(request) and request.code == "EBADF" then return end
       error(request, 0)
     end
-    task.spawn(handle, find, request)
+    task.spawn(handle, find, request, observer)
   end
 end
 
@@ -172,6 +204,10 @@ function http.serve(options)
     scope = check.none,
     max_header = check.none,
     max_connections = check.none,
+    observe = UNOBSERVED,
+    max_per_peer = check.none,
+    head_timeout = check.none,
+    tls = check.none,
   })
   local find = http.router(check.table(opts.routes, "routes"))
   local listener = core.listen {
@@ -179,11 +215,15 @@ function http.serve(options)
     port = opts.port,
     max_header = opts.max_header,
     max_connections = opts.max_connections,
+    max_per_peer = opts.max_per_peer,
+    head_timeout = opts.head_timeout,
+    tls_cert = opts.tls and opts.tls.cert,
+    tls_key = opts.tls and opts.tls.key,
   }
   if opts.scope then
-    opts.scope:daemon(accept_all, listener, find)
+    opts.scope:daemon(accept_all, listener, find, opts.observe)
   else
-    task.daemon(accept_all, listener, find)
+    task.daemon(accept_all, listener, find, opts.observe)
   end
   return listener
 end

@@ -15,11 +15,12 @@ local pack, unpack = string.pack, string.unpack
 local link = {}
 
 link.EXEC, link.PUT, link.GET, link.STAT, link.DIAL, link.KILL = 1, 2, 3, 4, 5, 6
+link.SHUTDOWN, link.START, link.RESIZE, link.SIGNAL = 7, 8, 9, 10
 link.DATA, link.EOF, link.CREDIT = 16, 17, 18
 link.HELLO, link.OUT, link.ERR, link.EXIT, link.OPENED = 32, 33, 34, 35, 36
-link.STATED, link.DONE, link.FAIL = 37, 38, 39
+link.STATED, link.DONE, link.FAIL, link.STARTED, link.DEAF = 37, 38, 39, 40, 41
 
-link.VERSION = 1
+link.VERSION = 2
 link.FRAME_LIMIT = 1024 * 1024
 link.CHUNK = 64 * 1024
 link.WINDOW = 256 * 1024
@@ -56,24 +57,9 @@ Link.__index = Link
 ---@field package handlers table<integer, fun(call: sbx.server.Call, payload: string)>
 ---@field package waiters table[]
 ---@field abandoned boolean     nobody waits for its outcome any more
+---@field deaf boolean          the other side takes no more data
 local Call = {}
 Call.__index = Call
-
----A string as the agent wants it. Raises `io` errors for what cannot be sent.
----@param text string
----@param what string
----@param limit integer
----@param code string  of the error when it is too long
----@return string
-function link.text(text, what, limit, code)
-  if text:find("\0", 1, true) then
-    errors.raise { kind = "io", code = "EINVAL", message = what .. ": contains a zero byte" }
-  elseif #text > limit then
-    local message = ("%s: longer than %d bytes"):format(what, limit)
-    errors.raise { kind = "io", code = code, message = message }
-  end
-  return pack(">s4", text) .. "\0"
-end
 
 local function gone(reason)
   return errors.new { kind = "not_running", message = "the sandbox is not running: " .. reason }
@@ -155,18 +141,23 @@ function Call:arrived(payload)
   if self.allowed < 0 then breach("more data than it may send") end
 end
 
+-- Whether there is somebody to send data to.
+local function heard(call)
+  return not (call.over or call.abandoned or call.deaf)
+end
+
 ---Sends bytes as DATA at the pace that the agent allows. Returns false when the
----call was over first.
+---call was over, or deaf, first.
 ---@async
 ---@param bytes string
 ---@return boolean
 function Call:send_data(bytes)
   local at = 1
   while at <= #bytes do
-    while self.window == 0 and not self.over and not self.abandoned do
+    while self.window == 0 and heard(self) do
       self:pause("the sandbox to take data")
     end
-    if self.over or self.abandoned then return false end
+    if not heard(self) then return false end
     local count = math.min(self.window, link.CHUNK, #bytes - at + 1)
     self.window = self.window - count
     self:send(link.DATA, bytes:sub(at, at + count - 1))
@@ -304,6 +295,7 @@ function Link:call(what, handlers)
     id = id,
     over = false,
     abandoned = false,
+    deaf = false,
     window = link.WINDOW,
     allowed = link.WINDOW,
     used = 0,
@@ -332,6 +324,13 @@ function Link:close(reason)
   end
   if self.writer then self.writer:wake() end
   self.on_end(reason)
+end
+
+---Ends the link since the agent answered, but not what was asked.
+---@param what string
+function Link:fail(what)
+  self:close("its agent broke the protocol: wrong answer to " .. what)
+  error(gone(self.ended), 0)
 end
 
 ---Starts to speak over `stream`, which the link owns from here on. Its two

@@ -1,35 +1,56 @@
 -- The two ways in which a caller may speak of a sandbox's network: the older
--- `network_access`, and the newer lists. A container here has the whole network
--- or none, so only those two policies are accepted.
+-- `network_access`, and the newer lists, which only virtual machines have. Lists with
+-- entries need a driver that can enforce them.
 
+local rules = require("sbx.sandbox.egress")
 local text = require("sbx.server.text")
 
 local network = {}
 
-local MAX_ENTRIES = 256
+---@class sbx.server.network.Abilities
+---@field lists? boolean  the driver enforces lists with entries
+---@field vm? boolean     the sandbox is a virtual machine
 
-local function list_problem(list)
-  if not text.is_list(list) then return "expected a list of strings" end
-  if #list > MAX_ENTRIES then return "at most 256 entries" end
-  for _, entry in ipairs(list) do
-    if type(entry) ~= "string" or not entry:find("%S") then
-      return "expected a list of non-empty strings"
-    end
+local function why_no_entries(can)
+  if can.vm then
+    return "this server's driver gives a sandbox the whole network or none: only an empty"
+      .. " list is accepted"
   end
-  if #list > 0 then
-    return "this server's sandboxes have the whole network or none: only an empty list is accepted"
-  end
+  return "containers have the whole network or none: only an empty list is accepted; lists"
+    .. " with entries need vm = true"
 end
 
----Finds out whether a sandbox shall have a network. Each argument may be nil.
+---Checks a list of where sandboxes may, or may not, connect to.
+---@param name string  of the field
+---@param list any
+---@param can? sbx.server.network.Abilities
+---@return string[]|nil entries  trimmed
+---@return string|nil problem
+function network.list(name, list, can)
+  can = can or {}
+  if not text.is_list(list) then return nil, "expected a list of strings" end
+  local ok, entries = pcall(rules.list, list, name)
+  if not ok then return nil, tostring(entries):gsub("^" .. name .. ":? ?", "", 1) end
+  if #entries > 0 and not can.lists then return nil, why_no_entries(can) end
+  for _, entry in ipairs(entries) do
+    if entry:sub(1, 2) == "*." then
+      return nil, ("%q: names are looked up when a policy is applied, which no wildcard can be;"
+        .. " name each host"):format(entry)
+    end
+  end
+  return entries
+end
+
+---Finds out whether a sandbox shall have a network. Each of the first three may be nil.
 ---Returns the answer, or nil with the culprit's name and what is wrong with it.
 ---@param access boolean|nil
 ---@param allowlist any
 ---@param denylist any
----@return boolean|nil enabled
+---@param can? sbx.server.network.Abilities
+---@return boolean|nil enabled  false: it reaches nothing
 ---@return string|nil param
 ---@return string|nil problem
-function network.decide(access, allowlist, denylist)
+function network.decide(access, allowlist, denylist, can)
   if allowlist ~= nil and denylist ~= nil then
     return nil, "network_allowlist", "give network_allowlist or network_denylist, not both"
   end
@@ -38,13 +59,13 @@ function network.decide(access, allowlist, denylist)
   if list == nil then list = denylist end
   if list == nil then return access ~= false end
 
-  local problem = list_problem(list)
-  if problem then return nil, name, problem end
+  local entries, problem = network.list(name, list, can)
+  if not entries then return nil, name, problem end
   -- An explicit true is what older clients always send: the list says more.
-  if access == false and denylist ~= nil then
-    return nil, "network_access", "false contradicts network_denylist"
+  if access == false and (denylist ~= nil or #entries > 0) then
+    return nil, "network_access", "false contradicts " .. name
   end
-  return allowlist == nil
+  return allowlist == nil or #entries > 0
 end
 
 return network

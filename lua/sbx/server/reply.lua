@@ -3,9 +3,19 @@
 
 local errors = require("sbx.errors")
 local json = require("sbx.json")
+local task = require("sbx.task")
 local text = require("sbx.server.text")
 
 local reply = {}
+
+---Seconds for a whole body of JSON, however slowly it comes.
+reply.body_seconds = 60
+
+-- What is wrong with a body or a query, field by field, as each 422 says.
+local function with_errors(status, body, detail)
+  if status ~= 422 or body.errors then return end
+  body.errors = json.array { { param = "request", details = detail } }
+end
 
 ---Raises an answer of the control plane: `{"detail": …}`.
 ---@param status integer
@@ -17,6 +27,7 @@ function reply.refuse(status, detail, more, headers)
   for name, value in pairs(more or {}) do
     body[name] = value
   end
+  with_errors(status, body, detail)
   errors.raise {
     kind = "refused", message = detail, status = status, body = body, headers = headers,
   }
@@ -49,16 +60,19 @@ function reply.invalid(param, details)
 end
 
 ---The JSON object in the body of `request`; an empty body counts as `{}`.
----Raises 413 and 422.
+---Raises 408, 413 and 422.
 ---@async
 ---@param request table
 ---@param limit? integer  bytes (default 4 MiB)
 ---@return table
 function reply.json_body(request, limit)
-  local ok, bytes = pcall(request.read_all, request, limit or 4194304)
+  local ok, bytes = pcall(task.timeout, reply.body_seconds, request.read_all, request,
+    limit or 4194304)
   if not ok then
     if errors.is_error(bytes) and bytes:is("limit") then
       reply.refuse(413, "request body is too large")
+    elseif errors.is_error(bytes) and bytes:is("timeout") then
+      reply.refuse(408, "request body did not arrive in time")
     end
     error(bytes, 0)
   end

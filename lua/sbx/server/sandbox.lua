@@ -3,6 +3,7 @@
 
 local hash = require("sbx.hash")
 local json = require("sbx.json")
+local keys = require("sbx.server.keys")
 local logs = require("sbx.server.logs")
 local text = require("sbx.server.text")
 local time = require("sbx.core.time")
@@ -14,6 +15,7 @@ local time = require("sbx.core.time")
 ---@field status string          see `sandbox.ENDED` and the wire
 ---@field created_at number      seconds since 1970, as all `_at`
 ---@field updated_at number
+---@field provisioned_at number|nil  the begin of its boot, unless a server before this one saw it
 ---@field started_at number|nil
 ---@field terminated_at number|nil
 ---@field deadline number|nil    monotonic seconds; set once RUNNING
@@ -27,6 +29,13 @@ local time = require("sbx.core.time")
 ---@field facts table            what the driver really gave; stays after the end
 ---@field life sbx.Task|nil  the task that starts it, watches its time and ends it
 ---@field exposures table<string, sbx.server.Exposure>
+---@field exit_code integer|nil     of its start command
+---@field start_begun boolean       its start command was run
+---@field saved table|nil           what its driver needs to take it up again
+---@field memory_kills integer      processes that it lost for want of memory
+---@field egress? sbx.server.Egress   which policy of its network is in force
+---@field place integer             in the store
+---@field log_share integer         bytes of its log in the store's count
 local Sandbox = {}
 Sandbox.__index = Sandbox
 
@@ -52,6 +61,8 @@ function sandbox.new(spec)
     updated_at = now,
     last_used = time.now(),
     calls = 0,
+    start_begun = false,
+    memory_kills = 0,
     facts = {},
     logs = logs.new(),
     exposures = {},
@@ -78,19 +89,35 @@ function Sandbox:set_status(status)
   if self:ended() then return false end
   local now = time.wall()
   self.status, self.updated_at = status, now
+  if status == "PROVISIONING" then self.provisioned_at = now end
   if status == "RUNNING" then self.started_at = now end
   if ENDED[status] then self.terminated_at = now end
   return true
+end
+
+---Takes the values of its secrets away. True when there were some.
+---@return boolean
+function Sandbox:forget_secrets()
+  local had = false
+  for name in pairs(self.spec.secrets or {}) do
+    self.spec.secrets[name] = "***"
+    had = true
+  end
+  return had
 end
 
 ---True when it carries every one of `labels`.
 ---@param labels string[]
 ---@return boolean
 function Sandbox:has_labels(labels)
-  for _, wanted in ipairs(labels) do
-    local found = false
-    for _, label in ipairs(self.spec.labels) do
-      found = found or label == wanted
+  local own = self.spec.labels
+  for at = 1, #labels do
+    local wanted, found = labels[at], false
+    for index = 1, #own do
+      if own[index] == wanted then
+        found = true
+        break
+      end
     end
     if not found then return false end
   end
@@ -133,6 +160,17 @@ local function object_or_null(object)
   return object and json.object(object) or json.null
 end
 
+-- What was given, and beside it what limits hold, and by what: "none" is said too.
+local function advanced_view(given, limits)
+  if not given and not limits then return json.null end
+  local shown = {}
+  for name, value in pairs(given or {}) do
+    shown[name] = value
+  end
+  shown.limits_enforced = limits
+  return json.object(shown)
+end
+
 local function start_command_view(command)
   if type(command) ~= "table" then return or_null(command) end
   return { executable = command.executable, args = json.array(command.args) }
@@ -153,7 +191,7 @@ function Sandbox:view()
     diskMountPath = sandbox.MOUNT_PATH,
     gpuCount = 0,
     gpuType = json.null,
-    vm = false,
+    vm = spec.vm == true,
     networkAccess = spec.network,
     networkAllowlist = list_or_null(spec.network_allowlist),
     networkDenylist = list_or_null(spec.network_denylist),
@@ -163,16 +201,16 @@ function Sandbox:view()
     terminationReason = or_null(self.termination_reason),
     environmentVars = object_or_null(spec.environment_vars),
     secrets = masked(spec.secrets),
-    advancedConfigs = or_null(spec.advanced_configs),
+    advancedConfigs = advanced_view(spec.advanced_configs, facts.limits),
     labels = json.array(spec.labels),
     createdAt = text.timestamp(self.created_at),
     updatedAt = text.timestamp(self.updated_at),
     startedAt = or_null(text.timestamp(self.started_at)),
     terminatedAt = or_null(text.timestamp(self.terminated_at)),
-    exitCode = json.null,
+    exitCode = or_null(self.exit_code),
     errorType = or_null(self.error_type),
     errorMessage = or_null(self.error_message),
-    userId = "u-local",
+    userId = keys.user_id(self),
     teamId = or_null(spec.team_id),
     kubernetesJobId = self.job_id,
     region = or_null(spec.region),
@@ -182,6 +220,10 @@ function Sandbox:view()
     imageSource = or_null(facts.image_source),
     imageResolved = or_null(facts.image_resolved),
     networkEnforced = or_null(facts.network_enforced),
+    times = { -- seconds since 1970, exactly
+      created = self.created_at, provisioned = or_null(self.provisioned_at),
+      started = or_null(self.started_at), ended = or_null(self.terminated_at),
+    },
     limitsEnforced = or_null(facts.limits),
   }
 end

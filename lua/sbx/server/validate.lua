@@ -3,6 +3,7 @@
 
 local json = require("sbx.json")
 local network = require("sbx.server.network")
+local profile = require("sbx.server.profile")
 local text = require("sbx.server.text")
 
 local validate = {}
@@ -19,18 +20,20 @@ local validate = {}
 ---@field environment_vars table<string, string>|nil
 ---@field secrets table<string, string>|nil
 ---@field labels string[]
+---@field vm boolean
 ---@field network boolean
 ---@field network_allowlist string[]|nil
 ---@field network_denylist string[]|nil
 ---@field advanced_configs table|nil
 ---@field team_id string|nil
+---@field owner string|nil   the name of the key that made it; nil: the server's own
 ---@field region string|nil
 ---@field registry_credentials_id string|nil
 ---@field idempotency_key string|nil
 
--- What clients send to mean "nothing to start". It is never run.
-validate.IDLE_COMMAND = "tail -f /dev/null"
+validate.IDLE_COMMAND = profile.IDLE_COMMAND
 
+local MAX_OBJECT = 64 * 1024
 local MAX_ENVIRONMENT = 128 * 1024
 
 -- Each rule takes a value that is there and returns what to keep, or nil and
@@ -124,8 +127,15 @@ local function start_command_rule(value)
   return { executable = value.executable, args = args }
 end
 
+-- It goes out again with every answer about the sandbox, a few levels further down.
 local function object_rule(value)
   if type(value) ~= "table" then return nil, "expected an object" end
+  for name in pairs(value) do
+    if type(name) ~= "string" then return nil, "expected an object" end
+  end
+  local ok, written = pcall(json.encode, { { { { value } } } })
+  if not ok then return nil, "nested too deeply" end
+  if #written > MAX_OBJECT then return nil, "at most 64 KiB" end
   return value
 end
 
@@ -176,10 +186,12 @@ local defaults = {
 }
 
 -- What only shows when fields are seen together.
-local function check_together(spec, fault)
+local function check_together(spec, offers, fault)
   if not spec.name then fault("name", "required") end
   if not spec.docker_image then fault("docker_image", "required") end
-  if spec.vm then fault("vm", "this server runs containers, not virtual machines") end
+  local vm, refusal = profile.decide(offers.profile, spec.vm)
+  if refusal then fault("vm", refusal) end
+  spec.vm = vm
   if spec.gpu_count > 0 and not spec.gpu_type then fault("gpu_type", "required") end
   if spec.gpu_count > 0 then fault("gpu_count", "this server has no GPUs") end
   if spec.gpu_type and spec.gpu_count == 0 then
@@ -189,18 +201,37 @@ local function check_together(spec, fault)
   if idle and idle > spec.timeout_minutes then
     fault("idle_timeout_minutes", "must not exceed timeout_minutes")
   end
+  profile.check(spec, fault)
+  local login = spec.registry_credentials_id
+  if login and login ~= "" and offers.has_login and not offers.has_login(login) then
+    fault("registry_credentials_id", "there are no such credentials on this server: see"
+      .. " serve --registry-credentials")
+  end
+  local can = { lists = offers.network_rules and spec.vm, vm = spec.vm }
   local enabled, param, problem =
-    network.decide(spec.network_access, spec.network_allowlist, spec.network_denylist)
+    network.decide(spec.network_access, spec.network_allowlist, spec.network_denylist, can)
   if param then fault(param, problem) end
   spec.network = enabled
+  for _, name in ipairs { "network_allowlist", "network_denylist" } do
+    if spec[name] then spec[name] = network.list(name, spec[name], can) end -- trimmed
+  end
 end
+
+---What a server can give.
+---@class sbx.server.Offers
+---@field profile sbx.server.Profile
+---@field network_rules boolean  its driver can enforce lists of addresses
+---@field has_login? fun(id: string): boolean  whether there are such credentials
+
+local FEWEST = { profile = "container", network_rules = false }
 
 ---Turns the decoded body of a create request into a specification. Unknown
 ---members are ignored, null counts as absent.
 ---@param body table
+---@param offers? sbx.server.Offers  default: containers, with the whole network or none
 ---@return sbx.server.Spec|nil
 ---@return {param: string, details: string}[]|nil errors  when it is not valid
-function validate.create(body)
+function validate.create(body, offers)
   local spec, faults, faulty = {}, {}, {}
   local function fault(param, details)
     if faulty[param] then return end
@@ -219,7 +250,7 @@ function validate.create(body)
   for name, value in pairs(defaults) do
     if spec[name] == nil then spec[name] = value end
   end
-  check_together(spec, fault)
+  check_together(spec, offers or FEWEST, fault)
   if #faults > 0 then return nil, faults end
 
   spec.labels = spec.labels or {}

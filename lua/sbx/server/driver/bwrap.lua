@@ -5,73 +5,46 @@
 -- as root every sandbox gets a user id of its own first, from a range that
 -- belongs to nobody; without that, nothing is started.
 
-local agent = require("sbx.server.agent")
-local core = require("sbx.core.process")
+local box = require("sbx.server.driver.bwrap_box")
+local check = require("sbx.server.driver.bwrap_check")
+local disk = require("sbx.server.driver.bwrap_disk")
 local errors = require("sbx.errors")
 local fs = require("sbx.fs")
-local log = require("sbx.log")
+local kept = require("sbx.server.driver.bwrap_kept")
+local launch = require("sbx.server.driver.bwrap_launch")
+local limits = require("sbx.server.driver.bwrap_limits")
 local network = require("sbx.server.driver.bwrap_network")
-local process = require("sbx.process")
+local overlay = require("sbx.server.driver.bwrap_overlay")
+local processes = require("sbx.server.driver.bwrap_process")
 local root = require("sbx.server.driver.bwrap_root")
 local task = require("sbx.task")
-local time = require("sbx.core.time")
 
 ---@class sbx.server.driver.bwrap
 local bwrap = { name = "bwrap" }
 
-local FIRST_UID, UIDS_EACH, SLOTS = 1000000, 65536, 30000
-local STOP_SECONDS = 5
+local FIRST_UID, UIDS_EACH, SLOTS = 1000000, 65536, 15000
+local STOP_SECONDS = 20
 -- A sandbox ends by itself after this time whatever happens to its server; a
 -- little more than the longest lifetime that can be asked for.
 local LONGEST_LIFE = 25 * 3600
-local MAX_PROCESSES, MAX_FILES = 512, 65536
-local CONTROL_FD, FIRST_DATA_FD = 3, 4
 
--- Not among them are --die-with-parent and --info-fd: bubblewrap's outer process
--- must not be killed, nor write to a pipe that may be closed, before it has told
--- the inner one to go on, which else would wait for that for ever. Our end is
--- told by the control socket alone: the agent starts, finds it closed, and ends.
-local NAMESPACES = {
-  "--unshare-user", "--uid", "0", "--gid", "0", "--unshare-pid", "--as-pid-1", "--unshare-net",
-  "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--new-session",
-}
-
----@class sbx.server.driver.bwrap.Spec
----@field id string
----@field image? string
----@field network? boolean
----@field env? table<string, string>
----@field memory_gb? number
----@field cpu_cores? number
----@field disk_size_gb? number
----@field hostname? string
----@field workdir? string     made, and where commands start (default /workspace)
----@field lifetime? number    seconds; then the sandbox ends by itself
----@field log fun(line: string)
+---@class sbx.server.driver.bwrap.Spec: sbx.server.driver.Spec
 ---@field notice? fun(line: string)  for what the user must know (default: log)
+---@field throwaway? boolean         gone in a moment: never kept
 
----A running sandbox.
----@class sbx.server.driver.bwrap.Box
----@field agent sbx.server.Agent
----@field image_source string
----@field image_resolved string
----@field network_enforced boolean  it has the network that was asked for, no more and no less
----@field limits table<string, string|integer>  what is enforced, and by what
----@field pid? integer        of its first process, as seen from here
----@field uid? integer        that it runs as on this machine; nil: our own
----@field private process table
----@field private helper? sbx.server.driver.Helper
----@field private slot? integer
----@field private ended? string     why it has ended
----@field private killed boolean    we ended it
----@field private listener? fun(reason: string)
-local Box = {}
-Box.__index = Box
+---@class sbx.server.driver.bwrap.Driver: sbx.server.Driver
+---@field enforced table<string, string>  what is limited in every sandbox, and by what
+---@field limits sbx.server.driver.bwrap.Limits
+---@field private options sbx.server.driver.Options
+---@field private as_root boolean
+---@field private disks? sbx.server.driver.bwrap.Disks
+---@field disk_problem? string  why there are no disks, as root
+---@field private overlay? boolean  whether a user can put a layer over an image
+local Driver = { name = "bwrap", features = { network_rules = true, images = false } }
+Driver.__index = Driver
 
--- ---------------------------------------------------------------- user ids
-
--- Slots in use by this process. Two servers may draw the same one, which only
--- makes two sandboxes share a count of processes.
+-- Slots of user ids in use by this process. Two servers may draw the same one, which
+-- only makes two sandboxes the same user, each in namespaces of its own.
 local slots = {}
 
 local function take_slot()
@@ -83,57 +56,149 @@ local function take_slot()
   return slot
 end
 
-local am_root
+---Finds out what can be limited here. Starts nothing.
+---@async
+---@param options? sbx.server.driver.Options
+---@return sbx.server.driver.bwrap.Driver
+function bwrap.open(options)
+  options = options or {}
+  if options.argument then
+    errors.raise {
+      kind = "usage", message = "--driver: bwrap takes nothing, got bwrap=" .. options.argument,
+    }
+  end
+  local as_root = fs.stat("/proc/self").uid == 0
+  local disks, problem
+  if as_root then disks, problem = disk.open() end
+  local found = limits.open(options.folder, disks ~= nil)
+  return setmetatable({
+    options = options,
+    as_root = as_root,
+    disks = disks,
+    disk_problem = problem,
+    limits = found,
+    enforced = found.enforced,
+    strict_images = options.strict_images,
+    features = { network_rules = true, images = options.images ~= nil },
+  }, Driver)
+end
 
-local function is_root()
-  if am_root == nil then am_root = fs.stat("/proc/self").uid == 0 end
-  return am_root
+---Leaves nothing of its own behind.
+---@async
+function Driver:close()
+  self.limits:close()
+  if self.disks then self.disks:close() end
 end
 
 -- ------------------------------------------------------------------ the start
 
-local function command_line(spec, disk_bytes)
-  local args = { "bwrap", table.unpack(NAMESPACES) }
-  local function add(...)
-    for _, argument in ipairs { ... } do
-      args[#args + 1] = argument
-    end
+local function complete(spec)
+  local full = {}
+  for key, value in pairs(spec) do
+    full[key] = value
   end
-  -- As a user, the way out is attached through the sandbox's user namespace,
-  -- and this option would hide that one in another. The filter of system calls
-  -- refuses new ones in any case.
-  if is_root() or not spec.network then add("--disable-userns") end
-  add("--hostname", spec.hostname, "--clearenv", "--setenv", "PATH", root.PATH)
-  add("--setenv", "HOME", "/root", "--setenv", "USER", "root", "--setenv", "LOGNAME", "root")
-  add("--setenv", "LANG", "C.UTF-8")
-  local files, stdio = root.plan({
-    hostname = spec.hostname,
-    workdir = spec.workdir,
-    disk_bytes = disk_bytes,
-    nameserver = spec.network and network.NAMESERVER or nil,
-  }, FIRST_DATA_FD)
-  add(table.unpack(files))
-  add("--chdir", spec.workdir, "/.agent", tostring(CONTROL_FD))
-  add("lifetime=" .. math.ceil(spec.lifetime), "nproc=" .. MAX_PROCESSES)
-  add("nofile=" .. MAX_FILES, "fsize=" .. disk_bytes)
-  return args, stdio
+  full.log = spec.log or function() end
+  full.notice = spec.notice or full.log
+  full.hostname = spec.hostname or "sandbox"
+  full.workdir = spec.workdir or "/workspace"
+  full.lifetime = math.min(spec.lifetime or LONGEST_LIFE, LONGEST_LIFE)
+  full.network = spec.network and true or false
+  -- A host name is 64 bytes at most, and bubblewrap takes what it is given.
+  full.hostname = full.hostname:gsub("[^%w-]", "-"):sub(1, 63)
+  return full
 end
 
-local function spawn(spec, disk_bytes, uid)
-  local args, stdio = command_line(spec, disk_bytes)
-  stdio[#stdio + 1] = { fd = 2, kind = "pipe" }
-  stdio[#stdio + 1] = { fd = CONTROL_FD, kind = "socket" }
-  return core.spawn {
-    file = "bwrap",
-    args = args,
-    env = { "PATH=" .. root.PATH },
-    cwd = "/",
-    uid = uid,
-    gid = uid,
-    -- A session of its own: a Ctrl-C on our terminal is not for sandboxes.
-    detached = true,
-    stdio = stdio,
-  }
+-- The image that is asked for, where there is a store that has it.
+local function find_image(self, spec)
+  local store = self.options.images
+  local image = store and spec.image and store:find(spec.image)
+  if image then return image, "store", image:describe() end
+  local name = spec.image or "(none)"
+  if self.options.strict_images and not spec.throwaway then
+    errors.raise {
+      kind = "image_pull",
+      message = ("image %s is not in the local store: sbxlua image import %s FILE.tar")
+        :format(name, name),
+    }
+  end
+  local resolved = root.describe()
+  if not spec.throwaway then
+    spec.notice(("image %s is not in the local store; using %s"):format(name, resolved))
+  end
+  return nil, "host", resolved
+end
+
+-- Images belong to one user each; without one, the sandbox is a user of its own.
+local function choose_uid(self, made, image)
+  if not self.as_root then return nil end
+  if image then
+    if image.uid and image.uid >= FIRST_UID then return image.uid end
+    errors.raise {
+      kind = "image_pull",
+      message = ("image %s was not imported by root; import it again"):format(image.name),
+    }
+  end
+  local slot = take_slot()
+  made.cleanup[#made.cleanup + 1] = function()
+    slots[slot] = nil
+  end
+  return FIRST_UID + UIDS_EACH * slot
+end
+
+local function has_overlay(self, spec)
+  if self.as_root then return true end
+  if self.overlay == nil then
+    local problem
+    self.overlay, problem = overlay.probe()
+    if not self.overlay then
+      spec.notice("images are read-only here, but for some folders: " .. tostring(problem))
+    end
+  end
+  return self.overlay
+end
+
+-- What the launch is to be, and what of it must be undone.
+local function prepare(self, made, spec)
+  local image, source, resolved = find_image(self, spec)
+  made.image_source, made.image_resolved = source, resolved
+  made.uid = choose_uid(self, made, image)
+  if image then
+    made.image = image.id
+    made.cleanup[#made.cleanup + 1] = image:hold(spec.id)
+  end
+  local layered = image and has_overlay(self, spec) or false
+  local disk_bytes = root.disk_bytes(spec.disk_size_gb or 10, self.disks ~= nil)
+  local own_disk
+  if self.disks and (layered or not image) then
+    disk_bytes = self.disks:bound(disk_bytes)
+    own_disk = self.disks:create(disk_bytes)
+  end
+  if own_disk then
+    made.cleanup[#made.cleanup + 1] = function()
+      disk.settle(own_disk)
+    end
+  end
+  local bounds
+  bounds, made.limits = self.limits:create(spec, disk_bytes, own_disk ~= nil)
+  made.group = bounds.group
+  made.reachable = self.as_root or spec.network or spec.network_rules ~= nil
+  local listen
+  if made.keep then
+    listen = kept.socket_path(self.options.folder, spec.id)
+    made.saved = { socket = listen, id = spec.id }
+    made:save()
+  end
+  return {
+    spec = spec, disk_bytes = disk_bytes, max_processes = limits.MAX_PROCESSES, uid = made.uid,
+    joins = made.group and made.group.joins or {}, data_bytes = bounds.data_bytes,
+    image = image, overlay = layered, disk = own_disk,
+    nameserver = made.reachable and network.NAMESERVER or nil,
+    -- As a user, the way out is attached through the sandbox's user namespace,
+    -- and the option would hide that one in another. The filter of system calls
+    -- refuses new ones in any case.
+    own_userns = not self.as_root and made.reachable,
+    listen = listen,
+  }, image
 end
 
 local function read_all(stream, limit)
@@ -153,244 +218,146 @@ local function complaint(stream)
   return (text:gsub("%c+", " "):gsub("%s+$", ""))
 end
 
--- The first process of the sandbox, by its number outside of it: the only child
--- of bubblewrap's outer process.
-local function inner_pid(child)
-  local path = ("/proc/%d/task/%d/children"):format(child.pid, child.pid)
-  local text = errors.try(fs.read, path)
-  return text and math.tointeger(tonumber(text:match("^%d+")))
+local function is_cancelled(failure)
+  return errors.is_error(failure) and failure.kind == "cancelled"
 end
 
-local function host_limits(disk_bytes)
-  return {
-    memory = "none",
-    cpu = "none",
-    processes = "rlimit",
-    max_processes = MAX_PROCESSES,
-    files = "rlimit",
-    disk = "tmpfs",
-    disk_bytes = disk_bytes,
-  }
-end
-
--- Tells the listener, once, of an end that was not asked for.
-local function report_end(self)
-  local listener = self.listener
-  if not self.ended or self.killed or not listener then return end
-  self.listener = nil
-  local ok, failure = pcall(listener, self.ended)
-  if ok then return end
-  if errors.is_error(failure) and failure.kind == "cancelled" then error(failure, 0) end
-  log.error("sandbox end was not handled: " .. tostring(failure), { sandbox = self.id })
-end
-
-local function watch(self)
-  local code, signal = self.process:wait()
-  self.agent:close()
-  local how = signal and "signal " .. signal or "exit code " .. code
-  self.ended = "the sandbox's first process ended (" .. how .. ")"
-  report_end(self)
-end
-
-local function attach_network(self, spec)
-  if not spec.network then
-    self.network_enforced = true
+local function attach_agent(made, plan)
+  local child = made.child
+  local ok, failure = pcall(made.attach, made, child.fds[launch.CONTROL_FD], plan.listen)
+  if ok then
+    child.stderr:close()
     return
   end
-  local ok, helper = pcall(network.attach, self.pid, is_root())
+  if is_cancelled(failure) then error(failure, 0) end
+  local said = complaint(child.stderr)
+  if said == "" then said = tostring(failure) end
+  errors.raise { kind = "process", op = "start a sandbox", message = "bubblewrap: " .. said }
+end
+
+local function identify(made)
+  made.pid = processes.child_of(made.child.pid)
+  made.inner = made.pid and processes.identify(made.pid)
+  if not made.inner then
+    errors.raise { kind = "process", message = "bubblewrap: no process of the sandbox to be seen" }
+  end
+  made:verify_user()
+end
+
+local function attach_network(made, spec)
+  local wants = spec.network or spec.network_rules ~= nil
+  if not wants then
+    made.network_enforced = true
+    return
+  end
+  local rules = spec.network_rules or {}
+  if not spec.network and not spec.network_rules then rules = { allowlist = {} } end
+  local ok, failure = pcall(made.set_network, made, rules)
   if ok then
-    self.helper = helper
-    self.network_enforced = true
+    made.network_enforced = true
     spec.log("network: slirp4netns; this machine and private networks are fenced off")
     return
   end
-  if errors.is_error(helper) and helper.kind == "cancelled" then error(helper, 0) end
-  spec.notice("network asked for but not given: " .. tostring(helper))
+  if is_cancelled(failure) then error(failure, 0) end
+  if errors.is_error(failure) and failure.kind == "unsupported" then error(failure, 0) end
+  spec.notice("network asked for but not given: " .. tostring(failure))
 end
 
--- The last word on the one thing that must not go wrong: what user the sandbox
--- is on this machine.
-local function verify_user(self)
-  local status = fs.read("/proc/" .. self.pid .. "/status")
-  local real, effective = status:match("\nUid:%s+(%d+)%s+(%d+)")
-  if real and real ~= "0" and real == effective then return end
-  errors.raise { kind = "process", message = "a sandbox would run as this machine's root" }
-end
-
--- From the spawned child to a working sandbox; raises when it is not to be.
-local function bring_up(self, spec)
-  local child = self.process
-  local ok, result = pcall(agent.attach, child.fds[CONTROL_FD])
-  if not ok then
-    if errors.is_error(result) and result.kind == "cancelled" then error(result, 0) end
-    local said = complaint(child.stderr)
-    if said == "" then said = tostring(result) end
-    errors.raise { kind = "process", op = "start a sandbox", message = "bubblewrap: " .. said }
+-- From the plan to a working sandbox; raises when it is not to be.
+local function bring_up(self, made, spec)
+  local plan, image = prepare(self, made, spec)
+  made.child = launch.spawn(plan)
+  if made.keep then made.child:unref() end
+  attach_agent(made, plan)
+  if plan.disk then disk.settle(plan.disk) end
+  identify(made)
+  attach_network(made, spec)
+  made.agent.environment = spec.env
+  if image then
+    made.agent.environment = image:environment(spec.env)
+    image:held_by(spec.id, made.inner)
   end
-  self.agent = result
-  child.stderr:close()
-  self.pid = inner_pid(child)
-  if not self.pid then
-    errors.raise { kind = "process", message = "bubblewrap: no process of the sandbox to be seen" }
-  end
-  verify_user(self)
-  attach_network(self, spec)
-end
-
-local function image_facts(spec)
-  local resolved = root.describe()
-  spec.notice(("image %s is not in the local store; using %s"):format(
-    spec.image or "(none)", resolved))
-  return "host", resolved
-end
-
-local function complete(spec)
-  local full = {}
-  for key, value in pairs(spec) do
-    full[key] = value
-  end
-  full.log = spec.log or function() end
-  full.notice = spec.notice or full.log
-  full.hostname = spec.hostname or "sandbox"
-  full.workdir = spec.workdir or "/workspace"
-  full.lifetime = math.min(spec.lifetime or LONGEST_LIFE, LONGEST_LIFE)
-  full.network = spec.network and true or false
-  -- A host name is 64 bytes at most, and bubblewrap takes what it is given.
-  full.hostname = full.hostname:gsub("[^%w-]", "-"):sub(1, 63)
-  return full
+  if made.keep then kept.complete(made) end
 end
 
 ---Starts a sandbox and waits until its agent is ready. It belongs to the current
 ---task or scope: when that ends, so does the sandbox; `kill` also waits for it.
+---Raises `image_pull` where images are strict and it is not in the store.
 ---@async
 ---@param given sbx.server.driver.bwrap.Spec
 ---@return sbx.server.driver.bwrap.Box
-function bwrap.create(given)
+function Driver:create(given)
   local spec = complete(given)
-  local begun = time.now()
-  local image_source, image_resolved = image_facts(spec)
-  local disk_bytes = root.disk_bytes(spec.disk_size_gb or 10)
-  local slot = is_root() and take_slot() or nil
-  local uid = slot and FIRST_UID + UIDS_EACH * slot or nil
-
-  local ok, child = pcall(spawn, spec, disk_bytes, uid)
-  if not ok then
-    if slot then slots[slot] = nil end
-    error(child, 0)
-  end
-  local self = setmetatable({
-    id = spec.id,
-    process = child,
-    slot = slot,
-    uid = uid,
-    killed = false,
-    image_source = image_source,
-    image_resolved = image_resolved,
-    network_enforced = false,
-    limits = host_limits(disk_bytes),
-  }, Box)
-
-  local up, failure = pcall(bring_up, self, spec)
-  if not up then
-    task.shield(4 * STOP_SECONDS, self.kill, self)
-    error(failure, 0)
-  end
-  self.agent.environment = spec.env
-  task.daemon(watch, self)
-  spec.log(("sandbox started in %.0f ms"):format((time.now() - begun) * 1000))
-  return self
-end
-
--- -------------------------------------------------------------------- the end
-
----Calls `fn(reason)` once when the sandbox ends without having been asked to; at
----once when it has already.
----@param fn fun(reason: string)
-function Box:on_exit(fn)
-  self.listener = fn
-  report_end(self)
-end
-
--- For a sandbox that does not end with its socket: its first process is killed,
--- and with it all the others; then bubblewrap's outer one has no more to wait for.
-local function force(child)
-  local pid = inner_pid(child)
-  -- A child that nobody has waited for keeps its number, so this hits no other.
-  if pid then errors.try(process.run, { "/bin/sh", "-c", "kill -9 " .. pid }, { timeout = 5 }) end
-  if task.move_on(STOP_SECONDS, child.wait, child) then return end
-  child:kill(9)
-  child:wait()
-end
-
----Ends the sandbox and waits until every process of it is reaped. Harmless when
----it has ended.
----@async
-function Box:kill()
-  self.killed = true
-  local child = self.process
-  -- The agent ends with its socket and, as first process, takes all others
-  -- with it; bubblewrap ends when they are gone.
-  if self.agent then
-    self.agent:close()
-  else
-    child.fds[CONTROL_FD]:close()
-  end
-  if not task.move_on(STOP_SECONDS, child.wait, child) then force(child) end
-  child.stderr:close()
-  if self.helper then
-    self.helper:stop()
-    self.helper = nil
-  end
-  if self.slot then slots[self.slot] = nil end
-  self.slot = nil
-end
-
--- ------------------------------------------------------------------ the check
-
--- What bubblewrap's complaints mean, and what to do about them.
-local ADVICE = {
-  { "uid map", "user namespaces are restricted (AppArmor?): allow them for bwrap, or run as root" },
-  { "No permissions to create new namespace",
-    "user namespaces are switched off (sysctl kernel.unprivileged_userns_clone, or a container "
-    .. "around this program): switch them on, or run as root" },
-  { "Creating new namespace failed",
-    "namespaces cannot be made here, as in an unprivileged container" },
-  { "mount proc", "/proc cannot be mounted anew here, as in an unprivileged container" },
-  { "no such file", "bubblewrap is not installed: apt-get install bubblewrap" },
-  { "operation not permitted", "this process may not change its user id; run it as a normal user, "
-    .. "or as root with CAP_SETUID and CAP_SETGID" },
-}
-
-local function explain(failure)
-  local text = tostring(failure)
-  for _, advice in ipairs(ADVICE) do
-    if text:lower():find(advice[1]:lower(), 1, true) then
-      return text .. " — " .. advice[2]
+  local begun = task.now()
+  local keep = self.options.keep and self.options.folder and not spec.throwaway or false
+  local made = box.new {
+    id = spec.id, as_root = self.as_root, keep = keep, note = spec.log, network_enforced = false,
+    save = kept.saver(self.options.folder), cleanup = {},
+  }
+  if keep then
+    made.cleanup[1] = function()
+      kept.forget(self.options.folder, spec.id)
     end
   end
-  return text
+  local up, failure = pcall(bring_up, self, made, spec)
+  if not up then
+    task.shield(STOP_SECONDS, made.kill, made)
+    error(failure, 0)
+  end
+  made:start_watch()
+  spec.log(("sandbox started in %.0f ms"):format((task.now() - begun) * 1000))
+  return made
 end
 
--- Runs one command in a throw-away sandbox.
-local function probe()
-  local box = bwrap.create { id = "check", hostname = "check", lifetime = 60, log = function() end }
-  local ok, result = pcall(box.agent.exec, box.agent, {
-    command = "test ! -e /etc/shadow && test $$ -lt 100", timeout = 10,
-  })
-  box:kill()
-  if not ok then error(result, 0) end
-  if result.exit_code == 0 then return end
-  errors.raise { kind = "process", message = "a sandbox is not isolated: " .. result.stderr }
+-- ------------------------------------------------------------- later on, and the end
+
+---Takes up a sandbox again that an earlier server left running.
+---@async
+---@param given sbx.server.driver.bwrap.Spec
+---@param saved table
+---@return sbx.server.driver.bwrap.Box|nil
+---@return string|nil problem
+function Driver:adopt(given, saved)
+  local spec = complete(given)
+  local made, problem = kept.adopt(self.options, self.limits, spec, saved, self.as_root)
+  if not made then return nil, problem end
+  if made.slot_uid then slots[(made.slot_uid - FIRST_UID) // UIDS_EACH] = true end
+  made:start_watch()
+  return made
+end
+
+---Ends and removes what earlier runs left, but for the sandboxes in `known`.
+---@async
+---@param known table<string, boolean>
+---@return integer removed
+function Driver:sweep(known)
+  local removed = kept.sweep(self.options, self.limits, known)
+  return removed + self.limits:sweep(known)
+end
+
+---Whether an image can be had here.
+---@async
+---@param name string
+---@return boolean accessible
+---@return string details
+function Driver:look_for_image(name)
+  local store = self.options.images
+  local image = store and store:find(name)
+  if image then return true, image:describe() end
+  if self.options.strict_images then
+    return false, "not in the local store; sbxlua image import NAME FILE.tar puts it there"
+  end
+  return true, "not in the local store; " .. root.describe() .. " would stand in for it"
 end
 
 ---Tries it in a throw-away sandbox.
 ---@async
 ---@return {ok: boolean, problems: string[]}
-function bwrap.check()
-  local ok, problem = pcall(task.scope, probe)
-  if ok then return { ok = true, problems = {} } end
-  if errors.is_error(problem) and problem.kind == "cancelled" then error(problem, 0) end
-  return { ok = false, problems = { explain(problem) } }
+function Driver:check()
+  local problem = check.try(self)
+  if not problem then return { ok = true, problems = {} } end
+  local advice = check.advice(problem)
+  return { ok = false, problems = { tostring(problem) .. (advice and " — " .. advice or "") } }
 end
 
 return bwrap

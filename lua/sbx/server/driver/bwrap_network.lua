@@ -1,14 +1,17 @@
 -- The way out for a sandbox that may have one: slirp4netns, a network stack in
 -- a process of its own. The host's own network is never shared.
 --
--- slirp4netns would also carry the sandbox to services on this machine's own
--- addresses and to a cloud's metadata service. Routes in the sandbox's network
--- namespace fence those off before it starts; inside, nobody may change routes.
+-- What may be reached is decided by routes in the sandbox's network namespace, where
+-- nobody inside may change them. They are in a table of their own, which is filled
+-- before it is looked at, so that there is no moment with half of the rules. Without
+-- such a table nothing can be reached.
 
 local core = require("sbx.core.process")
 local errors = require("sbx.errors")
 local json = require("sbx.json")
+local policy = require("sbx.server.driver.bwrap_policy")
 local process = require("sbx.process")
+local processes = require("sbx.server.driver.bwrap_process")
 local task = require("sbx.task")
 
 ---@class sbx.server.driver.bwrap_network
@@ -20,11 +23,10 @@ network.NAMESERVER = "10.0.2.3"
 local READY_SECONDS = 10
 local STOP_SECONDS = 5
 local ENVIRONMENT = { PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" }
--- Private networks and link-local addresses, by policy. The sandbox's own
--- network, 10.0.2.0/24, is a narrower route and stays.
-local FENCED = {
-  "10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",
-}
+local DEVICE, ADDRESS, MTU = "tap0", "10.0.2.100/24", 65520
+local OUT = "via 10.0.2.2 dev " .. DEVICE .. " onlink"
+-- Rules are in one of these tables, by turns; its `ip rule` has this preference.
+local TABLES, PREFERENCE = { 4101, 4102 }, 4100
 
 local function refuse(message)
   errors.raise { kind = "process", message = message }
@@ -55,43 +57,96 @@ local function own_addresses()
   return addresses
 end
 
--- The words that run a program in the sandbox's network namespace.
-local function inside(pid, as_root)
-  if as_root then return { "nsenter", ("--net=/proc/%d/ns/net"):format(pid) } end
-  return { "nsenter", "--target", tostring(pid), "--user", "--net", "--preserve-credentials" }
+-- The words that run `argv` in the sandbox's network namespace.
+local function inside(pid, as_root, argv)
+  local words = { "nsenter", ("--net=/proc/%d/ns/net"):format(pid) }
+  if not as_root then
+    words = { "nsenter", "--target", tostring(pid), "--user", "--net", "--preserve-credentials" }
+  end
+  return table.move(argv, 1, #argv, #words + 1, words)
 end
 
-local function fence(pid, as_root)
-  local lines = {}
-  for _, list in ipairs { FENCED, own_addresses() } do
-    for _, address in ipairs(list) do
-      lines[#lines + 1] = "route replace unreachable " .. address .. "\n"
-    end
-  end
-  local argv = inside(pid, as_root)
-  table.move({ "ip", "-batch", "-" }, 1, 3, #argv + 1, argv)
-  run(argv, table.concat(lines))
+local function batch(pid, as_root, lines)
+  run(inside(pid, as_root, { "ip", "-batch", "-" }), table.concat(lines))
 end
+
+-- The table that is looked at now, or nil.
+local function current_table(pid, as_root)
+  local show = { "ip", "-json", "rule", "show", "pref", tostring(PREFERENCE) }
+  local rules = run(inside(pid, as_root, show))
+  for _, rule in ipairs(rules:find("%S") and json.decode(rules) or {}) do
+    local number = math.tointeger(tonumber(rule.table))
+    if number then return number end
+  end
+  return nil
+end
+
+---What the rules mean now, as `policy.plan`.
+---@async
+---@param rules? {allowlist: string[]|nil, denylist: string[]|nil}
+---@return sbx.server.driver.bwrap.NetworkPlan
+function network.plan(rules)
+  return policy.plan(rules)
+end
+
+---Puts rules in force in the sandbox whose first process is `pid`. Raises `process`
+---errors when this machine cannot; then those of before hold.
+---@async
+---@param pid integer     as seen from here
+---@param as_root boolean whether we are root
+---@param plan sbx.server.driver.bwrap.NetworkPlan
+function network.apply(pid, as_root, plan)
+  local before = current_table(pid, as_root)
+  local now = before == TABLES[1] and TABLES[2] or TABLES[1]
+  local lines = { ("route flush table %d\n"):format(now) }
+  for _, line in ipairs(policy.routes(plan, {
+    table = now, out = OUT, nameserver = network.NAMESERVER, own = own_addresses(),
+  })) do
+    lines[#lines + 1] = line
+  end
+  lines[#lines + 1] = ("rule add pref %d table %d\n"):format(PREFERENCE, now)
+  if before then
+    lines[#lines + 1] = ("rule del pref %d table %d\n"):format(PREFERENCE, before)
+  end
+  batch(pid, as_root, lines)
+end
+
+-- ------------------------------------------------------------------ slirp4netns
 
 ---@class sbx.server.driver.Helper
----@field private process table
----@field private lifeline table  closing it ends slirp4netns
+---@field identity? sbx.server.driver.Identity
+---@field private process? table
+---@field private lifeline? table  closing it ends slirp4netns
 local Helper = {}
 Helper.__index = Helper
 
 ---Ends the helper and waits for it.
 ---@async
 function Helper:stop()
-  self.lifeline:close()
-  if task.move_on(STOP_SECONDS, self.process.wait, self.process) then return end
-  self.process:kill(9)
-  self.process:wait()
+  if self.lifeline then
+    self.lifeline:close()
+    if task.move_on(STOP_SECONDS, self.process.wait, self.process) then return end
+  end
+  processes.kill(self.identity, true)
+  if self.process then
+    self.process:wait()
+  else
+    processes.await_end(self.identity, STOP_SECONDS)
+  end
+end
+
+---A helper that an earlier run started; nil when it has ended.
+---@async
+---@param identity any
+---@return sbx.server.driver.Helper|nil
+function network.find(identity)
+  return processes.is_alive(identity) and setmetatable({ identity = identity }, Helper) or nil
 end
 
 local function await_ready(helper, ready, complaints)
   local ok, byte = pcall(task.timeout, READY_SECONDS, ready.read, ready, 1)
   if ok and byte then return end
-  helper.process:kill(9)
+  helper.process:kill_group(9)
   local text = errors.try(task.timeout, 1, complaints.read, complaints, 4096) or ""
   local reason = text:gsub("%s+$", ""):gsub("%c+", "; "):sub(1, 300)
   helper:stop()
@@ -99,44 +154,64 @@ local function await_ready(helper, ready, complaints)
   refuse("slirp4netns: " .. (reason ~= "" and reason or "it did not become ready"))
 end
 
-local function start_slirp(pid, as_root)
-  local args = {
-    "slirp4netns", "--configure", "--mtu=65520", "--disable-host-loopback", "--enable-sandbox",
-    "--enable-seccomp", "--ready-fd=3", "--exit-fd=4", "--netns-type=path",
+-- It ends when descriptor 4 does, which is ours; or with a sandbox that is kept, for
+-- which another program waits at the other end of a pipe.
+local function slirp_command(pid, as_root, keep)
+  local words = {
+    "slirp4netns", "--mtu=" .. MTU, "--disable-host-loopback", "--enable-seccomp", "--ready-fd=3",
+    keep and "--exit-fd=0" or "--exit-fd=4", "--netns-type=path",
   }
-  if not as_root then
-    args[#args + 1] = ("--userns-path=/proc/%d/ns/user"):format(pid)
+  if as_root then
+    words[#words + 1] = "--enable-sandbox" -- which a user cannot in the end
+  else
+    words[#words + 1] = ("--userns-path=/proc/%d/ns/user"):format(pid)
   end
-  args[#args + 1] = ("/proc/%d/ns/net"):format(pid)
-  args[#args + 1] = "tap0"
+  words[#words + 1] = ("/proc/%d/ns/net"):format(pid)
+  words[#words + 1] = DEVICE
+  if not keep then return words end
+  -- The end of descriptor 3 must be seen when slirp4netns fails, so nobody else has it.
+  local script = ('tail --pid=%d -f /dev/null 3>&- | "$@" & exec 3>&-; wait'):format(pid)
+  return table.move(words, 1, #words, 5, { "/bin/sh", "-c", script, "slirp4netns" })
+end
+
+local function start_slirp(pid, as_root, keep)
+  local words = slirp_command(pid, as_root, keep)
+  local stdio = { { fd = 2, kind = "pipe" }, { fd = 3, kind = "pipe" } }
+  if not keep then stdio[3] = { fd = 4, kind = "socket" } end
   local child = core.spawn {
-    file = "slirp4netns",
-    args = args,
+    file = words[1],
+    args = words,
     env = { "PATH=" .. ENVIRONMENT.PATH },
     cwd = "/",
     detached = true,
-    stdio = {
-      { fd = 2, kind = "pipe" },
-      { fd = 3, kind = "pipe" },
-      { fd = 4, kind = "socket" },
-    },
+    stdio = stdio,
   }
-  return setmetatable({ process = child, lifeline = child.fds[4] }, Helper), child
+  if keep then child:unref() end
+  return setmetatable({
+    process = child, lifeline = child.fds[4], identity = processes.identify(child.pid),
+  }, Helper), child
 end
 
----Gives the sandbox whose first process is `pid` a fenced way out. Raises
----`process` errors when this machine cannot; the sandbox then has no network.
+---Gives the sandbox whose first process is `pid` a way out, which leads nowhere until
+---rules are applied. Raises `process` errors when this machine cannot.
 ---@async
 ---@param pid integer     as seen from here
 ---@param as_root boolean whether we are root
+---@param keep? boolean   it outlives this program, and ends with the sandbox
 ---@return sbx.server.driver.Helper
-function network.attach(pid, as_root)
-  fence(pid, as_root)
-  local helper, child = start_slirp(pid, as_root)
+function network.attach(pid, as_root, keep)
+  batch(pid, as_root, { "route replace unreachable default\n" })
+  local helper, child = start_slirp(pid, as_root, keep)
   local ready <close> = child.fds[3]
   local complaints <close> = child.stderr
   await_ready(helper, ready, complaints)
-  return helper
+  local ok, failure = pcall(batch, pid, as_root, {
+    ("address add %s dev %s\n"):format(ADDRESS, DEVICE),
+    ("link set %s mtu %d up\n"):format(DEVICE, MTU),
+  })
+  if ok then return helper end
+  helper:stop()
+  error(failure, 0)
 end
 
 return network

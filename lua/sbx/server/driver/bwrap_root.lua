@@ -1,7 +1,8 @@
 -- What the inside of a bubblewrap sandbox looks like: this machine's /usr, read
--- only, under one private file system in memory with a generated /etc. Nothing
--- else of this machine is there, and nothing in it reaches the disk.
+-- only, under one private file system with a generated /etc, on a disk of the
+-- sandbox's own or in memory. Nothing else of this machine is there.
 
+local disk = require("sbx.server.driver.bwrap_disk")
 local errors = require("sbx.errors")
 local fs = require("sbx.fs")
 local host = require("sbx.core.host")
@@ -97,31 +98,40 @@ function root.describe()
   return ("this machine's root filesystem (%s%s), read-only"):format(found.system, python)
 end
 
----Bytes that all private files of a sandbox may take: what was asked for, but at
----most a quarter of the memory that they live in.
+---Bytes that all private files of a sandbox may take: what was asked for, but where
+---they live in memory at most a quarter of it.
 ---@async
 ---@param disk_size_gb number
+---@param on_disk boolean
 ---@return integer
-function root.disk_bytes(disk_size_gb)
+function root.disk_bytes(disk_size_gb, on_disk)
   local wanted = math.max(1, math.floor(disk_size_gb * GIB))
+  if on_disk then return wanted end
   local memory = root.facts().memory
   if memory == 0 then return math.min(wanted, GIB) end
   return math.min(wanted, memory // 4)
 end
 
--- Files by their path in the sandbox.
-local function generated_files(spec)
-  local name = spec.hostname
-  local resolver = spec.nameserver and "nameserver " .. spec.nameserver .. "\n" or ""
+---The files that say how things are called, by their path in a sandbox.
+---@param hostname string
+---@param nameserver? string
+---@return table<string, string>
+function root.name_files(hostname, nameserver)
+  return {
+    ["/etc/hostname"] = hostname .. "\n",
+    ["/etc/hosts"] = "127.0.0.1 localhost " .. hostname
+      .. "\n::1 localhost ip6-localhost ip6-loopback\n",
+    ["/etc/resolv.conf"] = nameserver and "nameserver " .. nameserver .. "\n" or "",
+  }
+end
+
+-- The others that are made up here.
+local function user_files()
   return {
     ["/etc/passwd"] = "root:x:0:0:root:/root:/bin/sh\n"
       .. "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
     ["/etc/group"] = "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
-    ["/etc/hostname"] = name .. "\n",
-    ["/etc/hosts"] = "127.0.0.1 localhost " .. name
-      .. "\n::1 localhost ip6-localhost ip6-loopback\n",
     ["/etc/nsswitch.conf"] = "passwd: files\ngroup: files\nhosts: files dns\n",
-    ["/etc/resolv.conf"] = resolver,
   }
 end
 
@@ -159,7 +169,7 @@ local function add_system(plan)
   end
 end
 
-local function add_etc(plan, spec)
+local function add_etc(plan, launch)
   plan:add("--perms", "0755", "--dir", "/etc", "--perms", "0755", "--dir", "/etc/ssl")
   for _, name in ipairs(ETC_SHOWN) do
     plan:add("--ro-bind-try", "/etc/" .. name, "/etc/" .. name)
@@ -167,8 +177,11 @@ local function add_etc(plan, spec)
   plan:add("--symlink", "../usr/lib/os-release", "/etc/os-release")
   local zone = root.facts().zone
   if zone then plan:add("--symlink", zone, "/etc/localtime") end
-  for path, text in pairs(generated_files(spec)) do
-    plan:add("--perms", "0644", "--file", plan:bytes(text), path)
+  local names = root.name_files(launch.spec.hostname, launch.nameserver)
+  for _, files in ipairs { user_files(), names } do
+    for path, text in pairs(files) do
+      plan:add("--perms", "0644", "--file", plan:bytes(text), path)
+    end
   end
 end
 
@@ -190,15 +203,19 @@ end
 ---The bubblewrap arguments for the file system, and stdio entries that they
 ---need, numbered from `first_fd`. The agent is at /.agent.
 ---@async
----@param spec {hostname: string, workdir: string, disk_bytes: integer, nameserver?: string}
+---@param launch sbx.server.driver.bwrap.Plan
 ---@param first_fd integer
 ---@return string[], table[]
-function root.plan(spec, first_fd)
+function root.plan(launch, first_fd)
   local plan = setmetatable({ args = {}, stdio = {}, next_fd = first_fd }, Plan)
-  plan:add("--size", spec.disk_bytes, "--perms", "0755", "--tmpfs", "/")
+  if launch.disk then
+    plan:add("--bind", disk.SPOT .. "/root", "/")
+  else
+    plan:add("--size", launch.disk_bytes, "--perms", "0755", "--tmpfs", "/")
+  end
   add_system(plan)
-  add_etc(plan, spec)
-  add_private(plan, spec)
+  add_etc(plan, launch)
+  add_private(plan, launch.spec)
   plan:add("--perms", "0555", "--ro-bind-data", plan:bytes(host.agent()), "/.agent")
   return plan.args, plan.stdio
 end
