@@ -9,6 +9,8 @@ test("cli.help: example first, wrapped, grouped, in the order of the table", fun
     example = "launch --count 3 images.txt",
     options = {
       { name = "zone", short = "z", type = "choice", choices = { "a", "b" }, default = "a" },
+      { name = "form", type = "choice", choices = { "x", "y" }, default = "x", metavar = "FORM",
+        help = "what it looks like" },
       { name = "count", type = "integer", default = 2, min = 1, max = 9, env = "COUNT",
         help = "how many of each image are started one after the other" },
       { name = "ttl", type = "duration", default = "10m", group = "limits", help = "時間 – Zeit" },
@@ -29,6 +31,7 @@ arguments
 
 options
   -z, --zone a|b   (default a)
+      --form FORM  what it looks like (x or y; default x)
       --count N    how many of each image are started one
                    after the other (default 2, 1 to 9, env
                    COUNT)

@@ -60,16 +60,16 @@ local function facts_of(item)
   end
   local default = item.default
   if item.required then add("required") end
+  if item.choices and metavar(item) ~= table.concat(item.choices, "|") then
+    add(values.listed(item.choices))
+  end
   if default ~= nil and default ~= false and shown(default) ~= "" then
     add("default ", item.type == "flag" and "yes" or shown(default))
   end
   if values.range(item) then add(values.range(item)) end
-  if item.choices and metavar(item) ~= table.concat(item.choices, "|") then
-    add(values.listed(item.choices))
-  end
   if item.type == "list" or item.type == "map" then add("may be repeated") end
   if item.env then add("env ", item.env) end
-  return #facts > 0 and "(" .. table.concat(facts, ", ") .. ")" or ""
+  return #facts > 0 and "(" .. table.concat(facts, item.choices and "; " or ", ") .. ")" or ""
 end
 
 local function right_of(item)

@@ -225,6 +225,23 @@ local function needed(arguments, index)
   return count
 end
 
+-- What `count` words are too few for, of the arguments from `index` on: words go to those
+-- that take one each before they go to the one that takes many.
+local function first_missing(arguments, index, count)
+  local many
+  if count == 0 then return arguments[index] end
+  for i = index, #arguments do
+    local argument = arguments[i]
+    if argument.many and not argument.optional then
+      many = argument
+    elseif not argument.optional then
+      if count == 0 then return argument end
+      count = count - 1
+    end
+  end
+  return many or arguments[index]
+end
+
 local function fill_arguments(state)
   local arguments = here(state).arguments or {}
   local words, at = state.words, 1
@@ -232,7 +249,7 @@ local function fill_arguments(state)
     local key = spec.key(argument.name)
     local free = #words - at + 1 - needed(arguments, i + 1)
     if free <= 0 and not argument.optional then
-      fail(state, spec.label(argument), " is missing")
+      fail(state, spec.label(first_missing(arguments, i, #words - at + 1)), " is missing")
     elseif argument.many and free > 0 then
       local list = {}
       for j = 1, free do

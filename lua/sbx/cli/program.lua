@@ -4,9 +4,19 @@
 local core = require("sbx.core.task")
 local errors = require("sbx.errors")
 local host = require("sbx.core.host")
-local report = require("sbx.cli.report")
+local observed = require("sbx.observe")
+local scopes = require("sbx.task.scope")
 local stock = require("sbx.core.stock")
-local task = require("sbx.task")
+local deadline = require("sbx.task.deadline")
+
+-- What only some runs need is loaded by those.
+local function report()
+  return require("sbx.cli.report")
+end
+
+local function tree()
+  return require("sbx.task.tree").text()
+end
 
 local program = {}
 
@@ -22,14 +32,19 @@ function events.deadlock(run)
   run.deadlock = errors.new({
     kind = "deadlock",
     message = "deadlock: every task waits for another one",
-    tree = task.tree(),
+    tree = tree(),
   })
   return "deadlock"
 end
 
+---Set by a program that has nothing to say about its end by a signal.
+---@type boolean|nil
+program.quiet = nil
+
 function events.signal(run, name)
+  if program.quiet then return end
   local awaited = -1 -- but for this program's own task, and the script's
-  for _, each in ipairs(task.list()) do
+  for _, each in ipairs(core.list()) do
     if each ~= run.script then awaited = awaited + 1 end
   end
   local ending = awaited == 0 and ""
@@ -38,11 +53,24 @@ function events.signal(run, name)
     name == "SIGINT" and "; Ctrl-C again stops at once" or "", "\n")
 end
 
+---What an interactive program does at Ctrl-C, once `sbx.core.terminal` keeps it on.
+---@type fun()|nil
+program.on_interrupt = nil
+
+---What it does when one step of a task holds up all others.
+---@type fun()|nil
+program.on_slow = nil
+
+function events.interrupt()
+  if program.on_interrupt then program.on_interrupt() end
+end
+
 function events.tree()
-  say("SIGQUIT: what the tasks do\n", task.tree(), "\n")
+  say("SIGQUIT: what the tasks do\n", tree(), "\n")
 end
 
 function events.slow(_, text)
+  if program.on_slow then program.on_slow() end
   say(text, "\n")
 end
 
@@ -53,15 +81,16 @@ local function observe(run)
 end
 
 local function body(is_local, run, fn, ...)
-  if is_local then
+  -- The server of --local is a part of the network that a replay does without.
+  if is_local and not observed.replays then
     local server = require("sbx.local_server").start({})
     run.server = server
     require("sbx.sandbox.config").set_local({ url = server.url, api_key = server.api_key })
   end
   local arguments = table.pack(...)
-  task.scope({ name = "script" }, function(scope)
+  scopes.run({ name = "script", on_error = "cancel" }, function(scope)
     core.set_root(scope)
-    task.checkpoint() -- a signal that came meanwhile
+    core.checkpoint() -- a signal that came meanwhile
     -- A task of its own: the script is nobody's callee, in tracebacks too.
     run.script = scope:spawn(fn, table.unpack(arguments, 1, arguments.n))
     run.script.name = "script"
@@ -73,7 +102,7 @@ local function clean_up(run)
   local failures = {}
   local finish = package.loaded["sbx.run"]
   if finish then
-    local ok, result = pcall(task.shield, core.cleanup_seconds(), finish.finish)
+    local ok, result = pcall(deadline.shield, core.cleanup_seconds(), finish.finish)
     if not ok then
       failures[1] = result
     else
@@ -81,7 +110,7 @@ local function clean_up(run)
     end
   end
   if run.server then
-    local ok, err = pcall(task.shield, core.cleanup_seconds(), run.server.stop)
+    local ok, err = pcall(deadline.shield, core.cleanup_seconds(), run.server.stop)
     if not ok then table.insert(failures, err) end
   end
   return failures
@@ -90,12 +119,12 @@ end
 -- Waits until everything written has gone: as long as it takes, as stock Lua
 -- does; after a signal no longer than a clean-up may.
 local function finish_output()
-  pcall(task.scope, function(scope)
+  pcall(scopes.run, { on_error = "cancel" }, function(scope)
     core.set_root(scope)
     stock.drain()
   end)
   if not host.signal() then return end
-  local ok, done = pcall(task.move_on, core.cleanup_seconds(), stock.drain)
+  local ok, done = pcall(deadline.move_on, core.cleanup_seconds(), stock.drain)
   if not (ok and done) then host.hurry() end
 end
 
@@ -119,8 +148,8 @@ local function conclude(run, ok, err, failures)
     if is_broken_stdout(err) then
       status = 128 + 13
     else
-      report.print(err)
-      status = report.status(err)
+      report().print(err)
+      status = report().status(err)
     end
   end
   for _, failure in ipairs(failures) do

@@ -18,6 +18,10 @@ local statuses = {
   { "connect", 8 },
   { "dns", 8 },
   { "tls", 8 },
+  { "api_timeout", 8 },
+  { "command_timeout", 124 },
+  { "upload_timeout", 124 },
+  { "download_timeout", 124 },
 }
 local by_http_status = { [401] = 4, [403] = 4, [402] = 7, [404] = 5, [409] = 6, [429] = 7 }
 

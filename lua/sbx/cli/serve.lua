@@ -1,31 +1,24 @@
 -- The verb `serve`: a wire-compatible server on this machine, until it is told
 -- to stop. With `--private` it serves one script and ends with it.
 
+local chaos = require("sbx.server.chaos")
+local cli = require("sbx.cli")
 local core = require("sbx.core.task")
 local errors = require("sbx.errors")
 local fs = require("sbx.fs")
 local hash = require("sbx.hash")
 local host = require("sbx.core.host")
+local images = require("sbx.server.images")
 local json = require("sbx.json")
+local serve_key = require("sbx.cli.serve_key")
+local serve_safety = require("sbx.cli.serve_safety")
+local registry = require("sbx.server.services.registry")
 local server = require("sbx.server")
+local state = require("sbx.server.state")
 local stream = require("sbx.core.stream")
 local task = require("sbx.task")
 
-local serve = {}
-
-local DEFAULT_LISTEN = "127.0.0.1:8701"
-
-local USAGE = [[
-usage: sbxlua serve [--listen 127.0.0.1:PORT] [--driver bwrap] [--key-file FILE]
-
-Runs sandboxes on this machine for whoever holds the API key. Ctrl-C ends the
-server and every sandbox.
-
-  --listen HOST:PORT  where to listen; loopback only (default 127.0.0.1:8701,
-                      port 0 takes any free one)
-  --driver NAME       what isolates the sandboxes (default bwrap)
-  --key-file FILE     holds the API key; made with a new key when it is missing
-]]
+local serve = { description = require("sbx.cli.serve_options").description }
 
 local USAGE_ERROR = 2
 
@@ -40,38 +33,25 @@ end
 
 -- ------------------------------------------------------------------ arguments
 
-local named = {
-  ["--listen"] = "listen", ["--driver"] = "driver", ["--key-file"] = "key_file",
-}
-
--- `--name value` and `--name=value`; returns the options.
+-- The options; or nil and the text that --help asks for.
 local function parse(args)
-  local options = { listen = DEFAULT_LISTEN, driver = "bwrap" }
-  local index = 1
-  while index <= #args do
-    local name, value = args[index]:match("^(%-%-[%w-]+)=(.*)$")
-    name = name or args[index]
-    if name == "--help" or name == "-h" then
-      options.help = true
-    elseif name == "--private" then
-      options.private = true
-    elseif named[name] then
-      if not value then
-        index = index + 1
-        value = args[index]
-      end
-      if not value or value == "" then usage_error(name .. " needs a value") end
-      options[named[name]] = value
-    else
-      usage_error("unknown argument " .. name)
-    end
-    index = index + 1
+  local given, text, refusal = cli.try_parse(args, serve.description)
+  if not given then
+    if refusal.status ~= 0 then usage_error(text) end
+    return nil, text
   end
-  return options
-end
-
-local function is_loopback(name)
-  return name == "localhost" or name == "::1" or name:match("^127%.%d+%.%d+%.%d+$") ~= nil
+  for _, option in ipairs(serve.description.options) do
+    local name = option.name:gsub("-", "_")
+    if given[name] == "" then usage_error("--" .. option.name .. " needs a value") end
+  end
+  given.limits, given.host_names = given.limit, given.host_name
+  if given.chaos_log and not given.chaos then
+    usage_error("--chaos-log: there is nothing to log without --chaos FILE")
+  end
+  if given.no_state and (given.state or given.keep) then
+    usage_error("--no-state remembers nothing: it goes with neither --state nor --keep")
+  end
+  return given
 end
 
 -- Splits HOST:PORT or [HOST]:PORT.
@@ -84,21 +64,18 @@ local function address(text)
   if not number or number > 65535 then
     usage_error("--listen: expected HOST:PORT, got " .. text)
   end
-  if not is_loopback(name) then
-    usage_error("--listen: " .. name .. " is not a loopback address; this server speaks plain"
-      .. " HTTP and runs commands for whoever reaches it: use 127.0.0.1 and a tunnel")
-  end
   return name, number
 end
 
 -- ------------------------------------------------------------------------ key
 
-local function state_folder()
+-- Our folder among the states of programs; `advice` is for when there is no such place.
+local function state_folder(advice)
   local base = os.getenv("XDG_STATE_HOME")
   if not base or base == "" then
     local home = os.getenv("HOME")
     if not home or home == "" then
-      usage_error("neither XDG_STATE_HOME nor HOME is set: give --key-file or PRIME_API_KEY")
+      usage_error("neither XDG_STATE_HOME nor HOME is set: give " .. advice)
     end
     base = home .. "/.local/state"
   end
@@ -125,7 +102,7 @@ local function find_key(options)
     local given = os.getenv("PRIME_API_KEY")
     if given and given ~= "" then return given, nil end
   end
-  local path = options.key_file or state_folder() .. "/server.key"
+  local path = options.key_file or state_folder("--key-file or PRIME_API_KEY") .. "/server.key"
   if not fs.exists(path) then
     fs.write_atomic(path, hash.random_hex(32) .. "\n", { mode = 384 }) -- 0600
   end
@@ -134,27 +111,44 @@ end
 
 -- -------------------------------------------------------------------- serving
 
--- The driver, once it has shown that it isolates on this machine.
-local function working_driver(name)
-  if not name:match("^[%w_]+$") then usage_error("--driver: unknown driver " .. name) end
-  local found, driver = pcall(require, "sbx.server.driver." .. name)
-  if not found then usage_error("--driver: unknown driver " .. name) end
-  local report = driver.check()
-  if report.ok then return driver end
-
-  say("sbxlua serve: driver " .. name .. " cannot isolate sandboxes on this machine:\n")
-  for _, problem in ipairs(report.problems) do
-    say("  - " .. problem .. "\n")
-  end
-  say("refusing to run anything unisolated\n")
-  return nil
-end
-
 local function notice(line)
   say("sbxlua: " .. line .. "\n")
 end
 
-local function greet(running, driver, key_path)
+-- What the driver may keep between runs, beside the state.
+local function driver_folder(kept, name)
+  if not kept then return nil end
+  local folder = kept.folder .. "/driver-" .. name
+  fs.mkdir(folder, { parents = true, mode = 448 }) -- 0700
+  return folder
+end
+
+-- The module of the driver that `text` names, and what stood behind NAME=.
+local function find_driver(text)
+  local name, argument = text:match("^([%w_]+)=(.+)$")
+  name = name or text
+  if not name:match("^[%w_]+$") then usage_error("--driver: unknown driver " .. name) end
+  local found, module = pcall(require, "sbx.server.driver." .. name)
+  if not found or type(module) ~= "table" or not module.open then
+    usage_error("--driver: unknown driver " .. name)
+  end
+  return module, argument
+end
+
+-- Whether the driver has shown that it isolates on this machine.
+local function works(driver)
+  local report = driver:check()
+  if report.ok then return true end
+
+  say("sbxlua serve: driver " .. driver.name .. " cannot isolate sandboxes on this machine:\n")
+  for _, problem in ipairs(report.problems) do
+    say("  - " .. problem .. "\n")
+  end
+  say("refusing to run anything unisolated\n")
+  return false
+end
+
+local function greet(running, driver, key_path, keep)
   local key = "the same PRIME_API_KEY as here"
   if key_path then key = ('export PRIME_API_KEY="$(cat %s)"'):format(key_path) end
   say(([[
@@ -162,29 +156,84 @@ sbxlua serve: listening on %s, driver %s. From another shell:
   export PRIME_API_BASE_URL=%s
   %s
   sbxlua script.lua
-Ctrl-C stops the server and deletes every sandbox.
-]]):format(running.url, driver.name, running.url, key))
+What runs is to be seen in a browser at %s/
+Ctrl-C stops the server and %s.
+]]):format(running.url, driver.name, running.url, key, running.url,
+    keep and "keeps the sandboxes for the next one" or "deletes every sandbox"))
 end
 
 -- Runs `fn` until SIGINT or SIGTERM. Having stopped because of one is success:
--- that is how a server is told that its work is done.
+-- that is how a server is told that its work is done. Only what `fn` itself does is
+-- cut short; what was opened before comes to its own end.
 local function until_signalled(fn)
   return task.scope({ name = "serve" }, function(scope)
     core.set_root(scope)
     return fn()
-  end) or 0
+  end)
+end
+
+-- The state, or nil for a server that remembers nothing.
+local function open_state(options)
+  if options.no_state then return nil end
+  return state.open(options.state or state_folder("--state or --no-state") .. "/server")
+end
+
+-- Faults on demand, or nil. What is wrong with their file is told before anything starts.
+local function open_chaos(options)
+  if not options.chaos then return nil end
+  return chaos.open { path = options.chaos, seed = options.seed, log = options.chaos_log }
+end
+
+-- For registries that want to know who asks.
+local function find_logins(options)
+  if not options.registry_credentials then return registry.none() end
+  return registry.load(options.registry_credentials)
+end
+
+-- The images of this machine; nil where there is no place for them.
+local function open_images(options, module)
+  if module.name ~= "bwrap" then return nil end
+  local folder = options.images or errors.try(images.default_folder)
+  return folder and images.open(folder)
 end
 
 local function serve_public(options)
   local name, port = address(options.listen)
+  local safety = serve_safety.options(options, name)
   local key, key_path = find_key(options)
-  local driver = working_driver(options.driver)
-  if not driver then return 1 end
+  local module, argument = find_driver(options.driver)
+  local logins = find_logins(options)
+  local kept <close> = open_state(options)
+  local faults <close> = open_chaos(options)
+  local driver = module.open {
+    notice = notice, argument = argument, keep = options.keep, seed = options.seed,
+    folder = driver_folder(kept, module.name),
+    images = open_images(options, module), strict_images = options.strict_images,
+    credentials = function(image) return logins:find(image) end,
+  }
+  local _ <close> = setmetatable({}, {
+    __close = function()
+      driver:close()
+    end,
+  })
+  if options.keep and not driver.adopt then
+    usage_error("--keep: driver " .. driver.name .. " cannot keep sandboxes")
+  end
+  local checked = until_signalled(function()
+    return works(driver) and "yes" or "no"
+  end)
+  if checked ~= "yes" then return checked and 1 or 0 end
   local running <close> = server.start {
     host = name, port = port, api_key = key, driver = driver, notice = notice,
+    state = kept, keep = options.keep, profile = options.profile, chaos = faults,
+    logins = logins, tls = safety.tls, host_names = safety.host_names, limits = safety.limits,
+    token_lifetime = safety.token_lifetime, max_per_peer = safety.max_per_peer,
+    expose_host = safety.expose_host, metrics_open = options.metrics_open,
   }
-  greet(running, driver, key_path)
-  running:wait()
+  until_signalled(function()
+    greet(running, driver, key_path, options.keep)
+    running:wait()
+  end)
   return 0
 end
 
@@ -197,17 +246,38 @@ local function wait_for_owner()
   until not bytes
 end
 
+-- Ends with its script, and so does all that it runs: nobody's requests are to be waited
+-- for, and nothing is remembered.
 local function serve_private(options)
-  local driver = working_driver(options.driver)
-  if not driver then return 1 end
-  local key = hash.random_hex(32)
-  local running <close> = server.start {
-    host = "127.0.0.1", port = 0, api_key = key, driver = driver, notice = notice,
-  }
-  host.write(1, json.encode { url = running.url, api_key = key } .. "\n")
-  io.stdout:flush()
-  pcall(wait_for_owner)
-  return 0
+  return until_signalled(function()
+    local module, argument = find_driver(options.driver)
+    local driver = module.open {
+      notice = notice, argument = argument, seed = options.seed,
+      images = open_images(options, module), strict_images = options.strict_images,
+    }
+    local _ <close> = setmetatable({}, {
+      __close = function()
+        driver:close()
+      end,
+    })
+    if not works(driver) then return 1 end
+    local key = hash.random_hex(32)
+    local running <close> = server.start {
+      host = "127.0.0.1", port = 0, api_key = key, driver = driver, notice = notice, drain = 0,
+      profile = options.profile,
+    }
+    host.write(1, json.encode { url = running.url, api_key = key } .. "\n")
+    io.stdout:flush()
+    pcall(wait_for_owner)
+    return 0
+  end) or 0
+end
+
+local function asks_for_help(args)
+  for _, word in ipairs(args) do
+    if word == "--help" or word == "-h" then return true end
+  end
+  return false
 end
 
 ---Runs the verb. Returns the exit status.
@@ -216,19 +286,23 @@ end
 ---@return integer
 function serve.run(args)
   local ok, result = pcall(function()
-    local options = parse(args)
-    if options.help then
-      host.write(1, USAGE)
+    if args[1] == "key" and not asks_for_help(args) then
+      return serve_key.run(args, state_folder)
+    end
+    local options, help = parse(args)
+    if not options then
+      host.write(1, help)
       return 0
     end
-    return until_signalled(function()
-      return (options.private and serve_private or serve_public)(options)
-    end)
+    return (options.private and serve_private or serve_public)(options)
   end)
   if ok then return result end
   if errors.is_error(result) and result.kind == "usage" then
-    say("sbxlua serve: " .. result.message .. "\n\n" .. USAGE)
+    say("sbxlua serve: " .. result.message .. "\nTry 'sbxlua serve --help'.\n")
     return USAGE_ERROR
+  elseif errors.is_error(result) and (result.kind == "state" or result.kind == "script") then
+    say("sbxlua serve: " .. result.message .. "\n")
+    return 1
   end
   error(result, 0)
 end

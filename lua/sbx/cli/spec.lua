@@ -17,13 +17,14 @@ end
 local LEVEL_KEYS = "name summary description example notes options arguments commands run "
 local COMMAND_KEYS = set(LEVEL_KEYS .. "group hidden")
 local ROOT_KEYS = set(LEVEL_KEYS .. "version")
-local VALUE_KEYS = "name type of choices default min max metavar help "
+local VALUE_KEYS = "name type of choices default min max metavar help complete "
 local OPTION_KEYS = set(VALUE_KEYS .. "short required env secret group hidden")
 local ARGUMENT_KEYS = set(VALUE_KEYS .. "optional many raw")
 
 local KINDS = {
   name = "string", type = "string", of = "string", choices = "table", metavar = "string",
-  help = "string", short = "string", required = "boolean", env = "string", secret = "boolean",
+  help = "string", complete = "string", short = "string", required = "boolean", env = "string",
+  secret = "boolean",
   group = "string", hidden = "boolean", optional = "boolean", many = "boolean", raw = "boolean",
   summary = "string", description = "string", notes = "string", version = "string",
   options = "table", arguments = "table", commands = "table", run = "function",

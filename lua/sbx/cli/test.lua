@@ -213,7 +213,16 @@ local function run_checked(given)
   return ended ~= 0 and ended or status
 end
 
----Runs the verb. Returns the exit status.
+---What it takes, for `sbx.cli`.
+verb.description = description
+
+---Runs what a command line asks for. Returns the exit status.
+---@async
+---@param given table  as `sbx.cli` reads it
+---@return integer
+verb.run_given = run_checked
+
+---Reads a command line and runs it. Returns the exit status.
 ---@async
 ---@param arguments string[]  what follows the verb
 ---@return integer

@@ -1,13 +1,11 @@
 -- The verb `gc`: deletes what runs left behind whose process died before it could.
 
-local cli = require("sbx.cli")
+local boxes = require("sbx.cli.boxes")
 local collect = require("sbx.sandbox.collect")
 local dead_runs = require("sbx.sandbox.dead_runs")
 local errors = require("sbx.errors")
-local host = require("sbx.core.host")
-local json = require("sbx.json")
 local log = require("sbx.log")
-local program = require("sbx.cli.program")
+local output = require("sbx.cli.output")
 local sandbox = require("sbx.sandbox")
 local state = require("sbx.sandbox.state")
 local task = require("sbx.task")
@@ -16,34 +14,25 @@ local time = require("sbx.time")
 local verb = {}
 
 local RUNS_AT_ONCE = 8
-local MAX_CELL = 60 -- bytes
 local SHOWN = 20 -- ids in a message
 
-local description = {
-  name = "sbxlua gc",
-  summary = "Shows the sandboxes that dead runs left behind, and deletes them with --yes.",
+verb.spec = {
   example = { "sbxlua gc", "sbxlua gc --yes --older-than 2h" },
   notes = "A run that ends deletes what it made; one that is killed outright cannot. Every run"
     .. " writes down what it makes, and this command reads that. It never touches a run whose"
-    .. " process is alive, nor what was created with keep. Exit status: 0 ok, 1 something"
+    .. " process is alive, nor what was created with keep, such as by `sbxlua create`: `sbxlua rm"
+    .. " -l sbxlua-keep` deletes that. Exit status: 0 ok, 1 something"
     .. " could not be deleted, 4 no or wrong key, 5 no such run, 6 the run is alive.",
   options = {
     { name = "yes", short = "y", type = "flag", help = "delete them; else nothing is changed" },
     { name = "run", metavar = "RUN", help = "only of this run, as in the label sbxlua-run=RUN" },
     { name = "older-than", type = "duration", help = "only of runs that began so long ago" },
-    { name = "output", short = "o", type = "choice", choices = { "table", "json" },
-      default = "table", help = "what stdout gets" },
   },
 }
 
-local function say(text, ...)
-  if select("#", ...) > 0 then text = text:format(...) end
-  pcall(host.write, 2, "sbxlua gc: " .. text .. "\n")
-end
+local say -- fun(text, ...): to people
 
-local function count(number, what)
-  return ("%d %s%s"):format(number, what, number == 1 and "" or what:find("x$") and "es" or "s")
-end
+local count = output.count
 
 -- ------------------------------------------------------------------- one run
 
@@ -70,8 +59,8 @@ local function deal_with(path, given, client, account)
   if skipped then return { run = run, skipped = skipped } end
   if given.older_than and time.wall() - run.at < given.older_than then return {} end
   if not given.yes then
-    local boxes, under_way = collect.look(client, run)
-    return { run = run, boxes = boxes, left = {}, under_way = under_way }
+    local found, under_way = collect.look(client, run)
+    return { run = run, boxes = found, left = {}, under_way = under_way }
   end
   local result = collect.delete(client, run, function(creates, seconds)
     say("run %s: %s may still be under way; waiting for up to %d s", log.clean(run.run, 100),
@@ -108,18 +97,6 @@ end
 
 -- -------------------------------------------------------------------- output
 
-local function age_of(box)
-  local created = errors.try(time.parse_iso, box.created_at)
-  if not created then return "?" end
-  local seconds = math.max(0, math.floor(time.wall() - created))
-  if seconds >= 86400 then
-    seconds = seconds - seconds % 3600
-  elseif seconds >= 3600 then
-    seconds = seconds - seconds % 60
-  end
-  return time.format_duration(seconds)
-end
-
 local function rows_of(results)
   local rows = {}
   for _, result in ipairs(results) do
@@ -130,28 +107,19 @@ local function rows_of(results)
   return rows
 end
 
-local function print_table(rows)
-  if #rows == 0 then return end
-  local lines, widths = { { "RUN", "ID", "NAME", "STATUS", "AGE" } }, {}
-  for _, row in ipairs(rows) do
-    local box = row.box
-    lines[#lines + 1] = { row.run, box.id, tostring(box.name), tostring(box.status), age_of(box) }
-  end
-  for _, line in ipairs(lines) do
-    for i, cell in ipairs(line) do
-      line[i] = log.clean(cell, MAX_CELL)
-      widths[i] = math.max(widths[i] or 0, #line[i])
-    end
-  end
-  for _, line in ipairs(lines) do
-    for i = 1, #line - 1 do
-      line[i] = line[i] .. (" "):rep(widths[i] - #line[i])
-    end
-    io.stdout:write(table.concat(line, "  "), "\n")
-  end
+-- Not every server says all, and what it says may be anything.
+local function string_or(value)
+  return type(value) == "string" and value or "?"
 end
 
-local function print_json(rows, deleted)
+local columns = {
+  { "RUN", "run" }, { "ID", "id" },
+  { "NAME", function(row) return string_or(row.name) end },
+  { "STATUS", function(row) return string_or(row.status) end },
+  { "AGE", function(row) return boxes.age(row.created_at) end },
+}
+
+local function shown(rows, deleted)
   local list = {}
   for i, row in ipairs(rows) do
     local box = row.box
@@ -160,7 +128,7 @@ local function print_json(rows, deleted)
       created_at = box.created_at, deleted = deleted,
     }
   end
-  io.stdout:write(json.encode(json.array(list), { sort_keys = true }), "\n")
+  return list
 end
 
 -- What was left alone, and why.
@@ -221,31 +189,18 @@ local function conclude(results, alive, given)
 end
 
 ---@async
-local function gc(given)
+---@param given table
+---@param out sbx.cli.Output
+function verb.run(given, out)
+  function say(...) out:note(...) end
   local client <close> = sandbox.client()
   local results = deal_with_all(given, client)
   local rows = rows_of(results)
-  local print_rows = given.output == "json" and print_json or print_table
-  print_rows(rows, given.yes)
+  out:rows(shown(rows, given.yes), columns)
   local alive = explain(results)
   summarize(results, rows, given)
   conclude(results, alive, given)
   if #rows == 0 then say("nothing is left of dead runs") end
-end
-
----Runs the verb. Returns the exit status.
----@async
----@param arguments string[]  what follows the verb
----@return integer
-function verb.run(arguments)
-  local given, text, refusal = cli.try_parse(arguments, description)
-  if given then return program.run(nil, gc, given) end
-  if refusal.status == 0 then
-    io.stdout:write(text)
-  else
-    say("%s\nTry 'sbxlua gc --help'.", text)
-  end
-  return refusal.status
 end
 
 return verb
