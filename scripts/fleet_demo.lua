@@ -7,7 +7,7 @@
 -- stdout carries the results, stderr the progress.
 
 local cli = require("sbx.cli")
-local host = require("sbx.core.host")
+local progress = require("sbx.progress")
 local sandbox = require("sbx.sandbox")
 local task = require("sbx.task")
 
@@ -45,52 +45,18 @@ local function images_of(words)
   return images
 end
 
--- One line that is rewritten on a terminal; elsewhere a line now and then.
-local function new_progress(label, total)
-  local on_terminal = host.isatty(2)
-  local done, shown, last = 0, -1, task.now()
-  local progress = {}
-
-  local function show(text)
-    if on_terminal then
-      io.stderr:write("\r\27[K", text, done == total and "\n" or "")
-    elseif done == total or task.now() - last >= 2 then
-      io.stderr:write(text, "\n")
-      last = task.now()
-    end
-  end
-
-  function progress.step()
-    done = done + 1
-    if done == shown then return end
-    shown = done
-    show(("%s %d/%d"):format(label, done, total))
-  end
-
-  return progress
-end
-
--- Does `fn` for every item at once and counts on stderr how many are through.
----@async
-local function for_all(label, list, fn)
-  local progress = new_progress(label, #list)
-  return task.map(list, function(item, i)
-    local result = fn(item, i)
-    progress.step()
-    return result
-  end)
-end
-
 ---@async
 local function create_many(images)
   local client <close> = sandbox.client()
 
-  local created = for_all("created", images, function(image, i)
+  local created = task.map(images, function(image, i)
     return client:create({ name = "batch-" .. i, docker_image = image })
-  end)
+  end, { limit = #images, progress = "created" })
 
-  local ready = new_progress("ready", #created)
-  client:bulk_wait_for_creation(created, { on_ready = ready.step })
+  do
+    local bar <close> = progress.bar({ label = "ready", total = #created })
+    client:bulk_wait_for_creation(created, { on_ready = function() bar:advance() end })
+  end
 
   local names = {}
   for i, box in ipairs(created) do
@@ -98,15 +64,15 @@ local function create_many(images)
   end
   print("Ready: " .. table.concat(names, ", "))
 
-  local results = for_all("ran", created, function(box)
+  local results = task.map(created, function(box)
     return box:exec("echo $(hostname): $((6 * 7))")
-  end)
+  end, { progress = "ran" })
   for i, result in ipairs(results) do
     assert(result.exit_code == 0, result.stderr)
     print(names[i] .. ": " .. result.stdout:gsub("%s+$", ""))
   end
 
-  for_all("deleted", created, function(box) box:delete() end)
+  task.map(created, function(box) box:delete() end, { limit = #created, progress = "deleted" })
 end
 
 create_many(images_of(given.words))

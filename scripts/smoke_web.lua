@@ -10,9 +10,7 @@
 
 local cli = require("sbx.cli")
 local errors = require("sbx.errors")
-local fs = require("sbx.fs")
 local http = require("sbx.http")
-local process = require("sbx.process")
 local retry = require("sbx.retry")
 local sandbox = require("sbx.sandbox")
 local task = require("sbx.task")
@@ -68,21 +66,10 @@ local function check_page(base, check)
   check.problem = not ok and tostring(err) or nil
 end
 
--- A folder goes up as one archive: one request instead of one for each file.
----@async
-local function put_folder(box, folder)
-  local temporary <close> = fs.tmpdir()
-  local archive = temporary.path .. "/site.tar"
-  process.run({ "tar", "-C", folder, "-cf", archive, "." }, { check = true })
-  box:upload_file("/tmp/site.tar", archive)
-  local unpacked = box:exec("tar -xf /tmp/site.tar", { working_dir = SITE })
-  assert(unpacked.exit_code == 0, unpacked.stderr)
-end
-
 ---@async
 local function start_service(box)
   box:exec("mkdir -p " .. SITE)
-  if given.folder then put_folder(box, given.folder) end
+  if given.folder then box:copy_tree_up(given.folder, SITE) end
   -- In the background and with its output in a file, or the call would wait for it.
   box:exec('nohup sh -c "$COMMAND" > /tmp/service.log 2>&1 &', {
     working_dir = SITE, env = { COMMAND = given.start },

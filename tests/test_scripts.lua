@@ -5,23 +5,18 @@ local encoding = require("sbx.encoding")
 local fs = require("sbx.fs")
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local api = dofile(here .. "peers/api.lua")
+local sandbox = require("sbx.sandbox")
+local scripts = dofile(here .. "scripts_support.lua")
 local support = dofile(here .. "run_support.lua")
 local task = require("sbx.task")
 local watch = dofile(here .. "leftover_support.lua")
 
-local scripts = here .. "../scripts/"
-
----Runs a script on sandboxes of this machine.
----@async
-local function run_local(name, words, options)
-  return support.run({ "--local", scripts .. name .. ".lua", table.unpack(words) }, options)
-end
+local run_local = scripts.run_local
 
 ---Runs a script against the scripted API of a test.
 ---@async
 local function run_against(server, name, words)
-  local env = { PRIME_API_BASE_URL = server.url, PRIME_API_KEY = api.KEY }
-  return support.run({ scripts .. name .. ".lua", table.unpack(words) }, { env = env })
+  return scripts.run_against({ url = server.url, api_key = api.KEY }, name, words)
 end
 
 -- Rows of CSV by the values of one column.
@@ -36,15 +31,15 @@ end
 
 test("scripts: each explains itself, example first, and refuses what it does not know", function()
   local checked = 0
-  for _, file in ipairs(fs.list(scripts)) do
+  for _, file in ipairs(fs.list(scripts.folder)) do
     if file:find("%.lua$") and not file:find("_demo") then
       local name = file:gsub("%.lua$", "")
-      local result = support.run({ scripts .. file, "--help" })
+      local result = support.run({ scripts.folder .. file, "--help" })
       assert(result.code == 0 and result.stderr == "", result.stderr)
       local example = result.stdout:match("^sbxlua [^\n]*scripts/([%w_]+)%.lua")
       assert(example == name, result.stdout)
 
-      result = support.run({ scripts .. file, "--no-such-option" })
+      result = support.run({ scripts.folder .. file, "--no-such-option" })
       assert(result.code == 2 and result.stdout == "", result.stdout)
       assert(result.stderr:find(name .. ": unknown option '--no-such-option'", 1, true))
       checked = checked + 1
@@ -58,14 +53,41 @@ test("scripts: what only the script can see to be wrong is status 2, too", funct
     { "batch" }, { "batch", "-", input = "name,command\nonly a name,\n" }, { "collect_logs" },
     { "check_isolation", "--target", "nowhere" }, { "check_isolation", "--target", "a:70000" },
     { "fan_out" }, { "long_job" }, { "sync_artifacts" }, { "smoke_web", "index.html" },
-    { "sync_artifacts", "--push", "/no/such/folder" },
+    { "sync_artifacts", "--push", "/no/such/folder" }, { "lockdown" },
+    { "lockdown", "--allow", "a", "--deny", "b", "x" }, { "lockdown", "--open", "a", "x" },
+    { "jobs" }, { "jobs", "start" }, { "jobs", "wait", "/no/such/file" }, { "preview" },
+    { "pool", "fill", "--label", "x" }, { "release_image", "/", "no-tag", "--test", "true" },
   }) do
     local name = table.remove(words, 1)
-    local result = support.run({ scripts .. name .. ".lua", table.unpack(words) },
-      { input = words.input })
+    local result = support.run(scripts.argv(name, words), { input = words.input })
     assert(result.code == 2 and result.stdout == "", name .. ": " .. result.stderr)
-    assert(result.stderr:find("^" .. name .. ": %S"), result.stderr)
+    assert(result.stderr:find("^" .. name .. "[ %a]*: %S"), result.stderr)
   end
+end)
+
+-- What has another name as a method of a box, is one of what is shown for many, or goes
+-- by itself.
+local SHOWN_OTHERWISE = {
+  execute_command = "exec", wait_for_creation = "wait", get_background_job = "get_background_jobs",
+  get_build = "wait_for_build", list_images = "each_image", close_ssh_session = "open_ssh_session",
+}
+
+test("scripts: each use of the sandbox client is shown by one of them", function()
+  local sources = {}
+  for _, file in ipairs(fs.list(scripts.folder)) do
+    table.insert(sources, fs.read(scripts.folder .. file))
+  end
+  local text = table.concat(sources)
+  local client <close> = sandbox.client({ api_key = "none" })
+  local count = 0
+  for name, method in pairs(getmetatable(client).__index) do
+    if type(method) == "function" and not name:find("^__") and name ~= "close" then
+      local word = SHOWN_OTHERWISE[name] or name
+      assert(text:find("[%a)][:.]" .. word .. "%f[^%w_]"), name .. " is shown by none")
+      count = count + 1
+    end
+  end
+  assert(count > 40, count)
 end)
 
 -- -------------------------------------------------------------------- batch
@@ -128,7 +150,7 @@ test("batch: rows come as jobs finish; Ctrl-C leaves nothing", function()
   local jobs = folder.path .. "/jobs.csv"
   fs.write(jobs, "name,command\nslow,sleep 600\nfast,echo done\n")
   watch.run(function(start, look)
-    local run <close> = start({ scripts .. "batch.lua", jobs })
+    local run <close> = start(scripts.argv("batch", { jobs }))
     run:await("stdout", "fast,0,")
     assert(look(run.pid) >= 4)
     run:kill("INT")
@@ -200,10 +222,10 @@ test("collect_logs: follows a log, each line once; Ctrl-C leaves what was collec
     return names[1] and fs.read(folder.path .. "/" .. names[1]) or ""
   end
   watch.run(function(start, look)
-    local run <close> = start({
-      scripts .. "collect_logs.lua", "--start", "echo begun; sleep 0.2; echo ended",
+    local run <close> = start(scripts.argv("collect_logs", {
+      "--start", "echo begun; sleep 0.2; echo ended",
       "--for", "10m", "--every", "100ms", "--into", folder.path,
-    })
+    }))
     task.timeout(20, function()
       while not collected():find("ended\n", 1, true) do
         task.sleep(0.02)

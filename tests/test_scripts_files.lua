@@ -6,42 +6,26 @@ local fs = require("sbx.fs")
 local hash = require("sbx.hash")
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local api = dofile(here .. "peers/api.lua")
-local local_server = require("sbx.local_server")
-local run = require("sbx.run")
-local sandbox = require("sbx.sandbox")
-local support = dofile(here .. "run_support.lua")
+local scripts = dofile(here .. "scripts_support.lua")
 local watch = dofile(here .. "leftover_support.lua")
 
-local scripts = here .. "../scripts/"
-
----@async
-local function run_local(name, words)
-  return support.run({ "--local", scripts .. name .. ".lua", table.unpack(words) })
-end
+local run_local = scripts.run_local
 
 ---@async
 local function run_against(url, key, name, words)
-  return support.run({ scripts .. name .. ".lua", table.unpack(words) },
-    { env = { PRIME_API_BASE_URL = url, PRIME_API_KEY = key } })
+  return scripts.run_against({ url = url, api_key = key }, name, words)
 end
 
 ---Calls `fn(box, start)` with a sandbox that stays while `start(words)` runs
 ---sync_artifacts on it any number of times.
 ---@async
 local function with_box(fn)
-  local server = local_server.start({ stderr = function() end })
-  local ok, err = xpcall(function()
-    local client <close> = sandbox.client({ api_key = server.api_key, base_url = server.url })
-    local box <close> = client:create({ name = "kept", docker_image = "python:3.11-slim" })
-    box:wait()
+  scripts.with_box(function(box, server)
     fn(box, function(words)
-      return run_against(server.url, server.api_key, "sync_artifacts",
+      return scripts.run_against(server, "sync_artifacts",
         { "--sandbox", box.id, table.unpack(words) })
     end)
-  end, function(err) return type(err) == "string" and debug.traceback(err) or err end)
-  run.finish()
-  server.stop()
-  if not ok then error(err, 0) end
+  end)
 end
 
 -- Rows of CSV as action .. " " .. name → row, and how many there are of each action.
@@ -197,7 +181,7 @@ end)
 test("smoke_web: Ctrl-C while it waits for the service leaves nothing", function()
   watch.run(function(start, look)
     local words = { "--start", "sleep 600", "--wait", "10m", "/" }
-    local going <close> = start({ scripts .. "smoke_web.lua", table.unpack(words) })
+    local going <close> = start(scripts.argv("smoke_web", words))
     going:await("stdout", "RESULT")
     assert(look(going.pid) >= 3)
     going:kill("INT")
