@@ -18,9 +18,25 @@ static void touch(const char *text) {
   (void)length;
 }
 
+static void parse_program(const Frame *frame) {
+  StartRequest request;
+  if (parse_start(frame, &request) == 0) {
+    touch(request.cwd);
+    if (!request.arguments[0] || !request.arguments[0][0]) abort();
+    for (size_t i = 0; request.arguments[i]; i++)
+      touch(request.arguments[i]);
+    for (size_t i = 0; i < request.entry_count; i++) {
+      touch(request.entries[i]);
+      if (!strchr(request.entries[i], '=')) abort();
+    }
+  }
+  start_request_free(&request);
+}
+
 static void parse(const Frame *frame) {
   ExecRequest request;
   if (frame->size > FRAME_LIMIT) abort();
+  parse_program(frame);
   if (parse_exec(frame, &request) == 0) {
     touch(request.cwd);
     touch(request.command);
