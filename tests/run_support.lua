@@ -13,7 +13,7 @@ local LONGEST = 30 -- seconds for one run: only shows that it does not hang
 -- a busy machine made slow.
 local CLEAN = {
   PRIME_API_KEY = false, PRIME_API_BASE_URL = false, PRIME_BASE_URL = false,
-  PRIME_TEAM_ID = false, HOME = "/nonexistent", SBXLUA_SLOW_STEP = "0",
+  PRIME_TEAM_ID = false, XDG_CONFIG_HOME = false, HOME = "/nonexistent", SBXLUA_SLOW_STEP = "0",
 }
 
 local function environment(changes)

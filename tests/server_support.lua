@@ -137,7 +137,7 @@ end
 ---Runs `fn(api)` against a fresh server and stops it afterwards.
 ---@async
 function support.with_server(fn, options)
-  local opts = { driver = bwrap, api_key = hash.random_hex(16), notice = function() end }
+  local opts = { driver = bwrap.open(), api_key = hash.random_hex(16), notice = function() end }
   for name, value in pairs(options or {}) do
     opts[name] = value
   end

@@ -195,7 +195,7 @@ test("http: misuse names the argument", function()
   misuse("multipart", http.post, url, { multipart = {} })
   misuse("HEAD request has no body", http.head, url, { body = "x" })
   -- The line is the caller's.
-  misuse("tests/test_http.lua:", function() http.get("http://x", { nope = 1 }) end)
+  misuse("tests/test_http.lua:", function() http.get("http://x", { nope = 1 }) end) -- sbxlua: ignore
   misuse("tests/test_http.lua:", function() http.client({}):get("http://x", { nope = 1 }) end)
 end)
 

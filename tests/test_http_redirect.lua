@@ -234,5 +234,5 @@ test("http redirect: misuse names the argument", function()
   misuse("unknown option 'moust'", http.get, url, { follow = { moust = 1 } })
   misuse("headers: \"a b\" is not a header name", http.get, url,
     { follow = { headers = { "a b" } } })
-  misuse("tests/test_http_redirect.lua:", function() http.get(url, { follow = { x = 1 } }) end)
+  misuse("tests/test_http_redirect.lua:", function() http.get(url, { follow = { x = 1 } }) end) -- sbxlua: ignore
 end)

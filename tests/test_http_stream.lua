@@ -347,7 +347,7 @@ end)
 test("http stream: misuse names the argument", function()
   misuse("save: a stream is saved with", http.stream, "GET", "http://127.0.0.1:1/", { save = "x" })
   misuse("unknown option 'sav'", http.stream, "GET", "http://127.0.0.1:1/", { sav = "x" })
-  misuse("tests/test_http_stream.lua:", function() http.stream("GET", "http://x", { nope = 1 }) end)
+  misuse("tests/test_http_stream.lua:", function() http.stream("GET", "http://x", { nope = 1 }) end) -- sbxlua: ignore
   local server <close> = peer.start()
   local res <close> = http.stream("GET", server.url .. "/bytes?n=5")
   misuse("n: expected", res.read, res, 0)

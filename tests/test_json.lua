@@ -259,7 +259,7 @@ test("json: misuse raises a plain error", function()
   ok, err = pcall(json.decode, 12)
   assert(not ok and type(err) == "string" and err:find("expected a string"), err)
   ok, err = pcall(function()
-    local _ = json.encode({}, { indent = 2 })
+    local _ = json.encode({}, { indent = 2 }) -- sbxlua: ignore
   end)
   assert(not ok and err:find("test_json.lua:%d+: unknown option 'indent'"), err)
   ok, err = pcall(core.encode)

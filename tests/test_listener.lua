@@ -581,3 +581,43 @@ test("http.serve: routes, answers JSON and hides what a handler raises", functio
     assert(wrong:find("^HTTP/1.1 405") and wrong:find("Allow: GET", 1, true))
   end)
 end)
+
+test("a request's account: its status, the bytes in and out, also when it is closed", function()
+  local client = require("sbx.http")
+  local accounts = {}
+  local function account(request)
+    accounts[#accounts + 1] = { request:account() }
+  end
+  local listener = core.listen({})
+  local daemon = task.daemon(function()
+    for _ = 1, 4 do
+      local request = listener:accept()
+      account(request)
+      if request.path == "/stream" then
+        request:read_all(100)
+        request:start(206, nil, 9)
+        request:write("1234")
+        request:close()
+      else
+        request:respond(201, nil, "hello")
+      end
+      request:close()
+      account(request)
+    end
+  end)
+  local url = ("http://127.0.0.1:%d"):format(listener.port)
+  client.get(url .. "/")
+  client.head(url .. "/")
+  client.post(url .. "/", { body = ("x"):rep(3000) })
+  pcall(client.post, url .. "/stream", { body = "body" })
+  daemon:join()
+  listener:close()
+  local texts = {}
+  for index, one in ipairs(accounts) do
+    texts[index] = table.concat({ one[1] or "none", one[2], one[3] }, " ")
+  end
+  local all = table.concat(texts, ", ")
+  -- Before the answer: what had come by then.
+  all = all:gsub("none %d+ 0", "none")
+  assert(all == "none, 201 0 5, none, 201 0 0, none, 201 3000 5, none, 206 4 4", all)
+end)

@@ -1,7 +1,8 @@
 """Background jobs by the vendor's SDK: sdk_jobs.py SANDBOX JOB.
 
 Looks at a job that another client started, whose command ended with status 5, and
-starts one of its own, whose id it prints. The server is named by PRIME_API_BASE_URL.
+starts one of its own, whose id it prints. The server is named by PRIME_API_BASE_URL. Exits
+with 3 where the SDK makes virtual machines only.
 """
 
 import sys
@@ -10,6 +11,8 @@ import time
 import prime_sandboxes as sdk
 from prime_sandboxes.models import BackgroundJob
 
+if "checkpoint_id" in sdk.CreateSandboxRequest.model_fields:
+    sys.exit(3)
 sandbox, number = sys.argv[1:]
 stem = f"/tmp/job_{number}"
 client = sdk.SandboxClient(sdk.APIClient())

@@ -1,6 +1,7 @@
 """One life of a sandbox by the vendor's SDK: sdk_life.py sync|async.
 
-The server is named by PRIME_API_BASE_URL. Fails by an assertion.
+The server is named by PRIME_API_BASE_URL. Fails by an assertion. Exits with 3 where the SDK
+makes virtual machines only.
 """
 
 import asyncio
@@ -72,6 +73,8 @@ async def live(client, folder):
 
 
 async def main():
+    if "checkpoint_id" in sdk.CreateSandboxRequest.model_fields:
+        sys.exit(3)
     is_async = sys.argv[1] == "async"
     client = sdk.AsyncSandboxClient() if is_async else sdk.SandboxClient(sdk.APIClient())
     with tempfile.TemporaryDirectory() as folder:

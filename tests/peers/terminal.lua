@@ -34,7 +34,7 @@ Terminal.__index = Terminal
 ---Starts sbxlua on a terminal.
 ---@async
 ---@param words string[]  of its command line
----@param options { columns?: integer, rows?: integer, env?: table }
+---@param options { columns?: integer, rows?: integer, env?: table, command?: string[] }  `command`: in place of sbxlua
 ---@return tests.Terminal
 function terminal.start(words, options)
   -- No word about a busy machine among the lines that are compared.
@@ -44,10 +44,12 @@ function terminal.start(words, options)
   for name, value in pairs(options.env or {}) do
     env[name] = value
   end
-  local child = process.spawn({
-    python, here .. "terminal.py", tostring(options.columns or 80), tostring(options.rows or 24),
-    host.executable(), table.unpack(words),
-  }, { stdin = "pipe", stdout = "pipe", env = env })
+  local argv = { python, here .. "terminal.py", tostring(options.columns or 80),
+    tostring(options.rows or 24) }
+  local command = options.command or { host.executable() }
+  table.move(command, 1, #command, #argv + 1, argv)
+  table.move(words, 1, #words, #argv + 1, argv)
+  local child = process.spawn(argv, { stdin = "pipe", stdout = "pipe", env = env })
   local answers = reader.new(function() return child.stdout:read() end, { max_line = 1 << 24 })
   return setmetatable({ child = child, answers = answers }, Terminal)
 end
@@ -70,6 +72,20 @@ function Terminal:await(text)
   local all = table.concat(screen.lines, "\n")
   assert(all:find(text, 1, true), ("no %q on the screen:\n%s"):format(text, all))
   return screen
+end
+
+---Waits until the screen, with what scrolled off it, is these lines, and the cursor
+---stands at that place. Raises with what it is instead.
+---@async
+---@param lines string[]
+---@param cursor? integer[]  column and row, from 0
+function Terminal:shows(lines, cursor)
+  self:order({ shows = lines, cursor = cursor, seconds = LONGEST })
+  local screen = answer(self)
+  if screen.same then return screen end
+  error(("the screen is not\n%s\nwith the cursor at %s, but\n%s\nwith the cursor at %s"):format(
+    table.concat(lines, "\n"), cursor and table.concat(cursor, ", ") or "any place",
+    table.concat(screen.lines, "\n"), table.concat(screen.cursor, ", ")), 2)
 end
 
 function Terminal:resize(columns, rows)

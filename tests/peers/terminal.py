@@ -6,6 +6,10 @@ Each line of stdin is an order, as JSON; each answer is one line of JSON.
 
     {"until": TEXT, "seconds": N}   waits until the screen and what scrolled off it
                                     hold TEXT; answers with a screen
+    {"shows": LINES, "cursor": [COLUMN, ROW], "seconds": N}
+                                    waits until the screen and what scrolled off it
+                                    are these lines, with the cursor there; answers
+                                    with a screen and whether it is the `same`
     {"screen": true}                answers with a screen, as it is
     {"resize": [COLUMNS, ROWS]}     the window changes; no answer
     {"type": TEXT}                  keys; no answer
@@ -102,6 +106,17 @@ class Terminal:
             pass
         self.show()
 
+    def is_shown(self, order):
+        cursor = [self.screen.cursor.x, self.screen.cursor.y]
+        return self.lines() == order["shows"] and order.get("cursor", cursor) == cursor
+
+    def shows(self, order):
+        give_up = time.monotonic() + order["seconds"]
+        while not self.is_shown(order) and time.monotonic() < give_up:
+            if not self.feed(0.05):
+                break
+        self.show(same=self.is_shown(order))
+
     def end(self, seconds):
         give_up = time.monotonic() + seconds
         while self.feed(max(0, give_up - time.monotonic())):
@@ -115,6 +130,8 @@ class Terminal:
     def obey(self, order):
         if "until" in order:
             self.until(order["until"], order["seconds"])
+        elif "shows" in order:
+            self.shows(order)
         elif "screen" in order:
             self.show()
         elif "resize" in order:

@@ -1,0 +1,184 @@
+-- What the tests of the docker driver share: a real engine, and small images built on
+-- the spot from this machine's busybox. Everything that they make bears a label of
+-- their own and is removed again; they touch nothing else of the engine.
+
+local container = require("sbx.server.driver.docker.container")
+local docker = require("sbx.server.driver.docker")
+local engines = require("sbx.server.driver.docker.engine")
+local errors = require("sbx.errors")
+local fs = require("sbx.fs")
+local hash = require("sbx.hash")
+local process = require("sbx.process")
+local skip = require("sbx.test").skip
+local tar = require("sbx.sandbox.tar")
+local task = require("sbx.task")
+
+---@class support.docker
+---@field path? string  of the socket to use (default: as the driver finds it)
+local support = {}
+
+---The path of the engine's socket, or the test is skipped.
+---@async
+---@return string
+function support.socket()
+  local path = support.path or engines.socket_path()
+  local answers, failure = errors.try(function()
+    return engines.open(path):ping()
+  end)
+  if not answers then skip("no container engine answers: " .. tostring(failure)) end
+  return path
+end
+
+---Skips the test where containers cannot outlive their server.
+---@async
+function support.need_keeping()
+  if engines.open(support.socket()):is_podman() then skip("Podman keeps no containers") end
+end
+
+-- ----------------------------------------------------------------------- images
+
+local Archive = {}
+Archive.__index = Archive
+
+-- An entry, unless there is one of this path.
+function Archive:add(entry, bytes)
+  entry.mtime, entry.mode, entry.path = 0, entry.mode or 493, entry.path:gsub("^/", "")
+  if rawget(self, entry.path) then return end
+  self[entry.path] = true
+  if bytes then entry.size = #bytes end
+  self[#self + 1] = tar.header(entry)
+  if not bytes then return end
+  self[#self + 1] = bytes
+  self[#self + 1] = tar.padding(#bytes)
+end
+
+local busybox
+
+-- The archive of a root file system in which busybox is all there is.
+local function root_archive()
+  if busybox then return busybox end
+  local archive = setmetatable({}, Archive)
+  for _, folder in ipairs { "bin", "etc", "lib", "lib64", "root", "usr", "usr/bin" } do
+    archive:add { type = "directory", path = folder }
+  end
+  archive:add { type = "directory", path = "tmp", mode = 1023 }
+  archive:add({ type = "file", path = "etc/passwd", mode = 420 },
+    "root:x:0:0:root:/root:/bin/sh\nguest:x:1000:1000:guest:/tmp:/bin/sh\n")
+  local program = process.run({ "sh", "-c", "command -v busybox" }, { check = true }).stdout
+    :gsub("%s+$", "")
+  archive:add({ type = "file", path = "bin/busybox" }, fs.read(program))
+  local libraries = process.run({ "ldd", program }).stdout
+  for path in libraries:gmatch("(/%S+) %(0x") do
+    local folder = path:match("^(.*)/")
+    local parent = ""
+    for name in folder:gmatch("[^/]+") do
+      parent = parent .. "/" .. name
+      archive:add { type = "directory", path = parent }
+    end
+    archive:add({ type = "file", path = path }, fs.read(path))
+  end
+  local applets = process.run({ program, "--list" }, { check = true }).stdout
+  for name in applets:gmatch("[^\n]+") do
+    if name ~= "busybox" then
+      archive:add { type = "symlink", path = "bin/" .. name, link = "busybox", mode = 511 }
+    end
+  end
+  archive[#archive + 1] = tar.ending
+  busybox = table.concat(archive)
+  return busybox
+end
+
+---The bytes of a tar archive: a root file system in which busybox is all there is.
+---@async
+---@return string
+function support.root()
+  return root_archive()
+end
+
+-- A root file system with nothing that could be run.
+local function bare_archive()
+  local archive = setmetatable({}, Archive)
+  archive:add({ type = "file", path = "hello.txt", mode = 420 }, "hello\n")
+  archive[#archive + 1] = tar.ending
+  return table.concat(archive)
+end
+
+---Runs `fn(name)` with an image that the engine has meanwhile.
+---@async
+---@param fn async fun(name: string)
+---@param options? {bare?: boolean, changes?: string[]}  `changes`: lines of a Dockerfile
+function support.with_image(fn, options)
+  local opts = options or {}
+  local engine = engines.open(support.socket())
+  -- Podman takes no notice of a tag.
+  local repository = "localhost/sbxlua-test-" .. hash.random_hex(6)
+  engine:call("POST", "/images/create", {
+    what = "load the test's image",
+    query = { fromSrc = "-", repo = repository, tag = "latest", changes = opts.changes },
+    headers = { ["Content-Type"] = "application/x-tar" },
+    body = opts.bare and bare_archive() or root_archive(),
+  })
+  local name = repository .. ":latest"
+  local _ <close> = setmetatable({}, {
+    __close = function()
+      engine:call("DELETE", "/images/" .. name, {
+        what = "remove the test's image", query = { force = 1 }, accept = { [404] = true },
+      })
+    end,
+  })
+  fn(name)
+end
+
+-- ------------------------------------------------------------------- containers
+
+---The containers of a driver, as the engine lists them.
+---@async
+function support.containers(driver)
+  return container.list(driver.engine, driver.server)
+end
+
+---Waits until the driver has no container any more.
+---@async
+function support.await_none(driver)
+  task.timeout(20, function()
+    while #support.containers(driver) > 0 do
+      task.sleep(0.02)
+    end
+  end)
+end
+
+---What a driver is asked for, with short defaults.
+function support.spec(image, fields)
+  local spec = {
+    id = "test-" .. hash.random_hex(6), image = image, hostname = "box-1", lifetime = 300,
+    memory_gb = 0.25, cpu_cores = 1, disk_size_gb = 1, network = false, workdir = "/workspace",
+    env = {}, log = function() end, notice = function() end,
+  }
+  for name, value in pairs(fields or {}) do
+    spec[name] = value
+  end
+  return spec
+end
+
+---Runs `fn(box, sh, driver)` with one sandbox, whose containers are gone afterwards;
+---`sh(command)` returns the command's result.
+---@async
+function support.with_box(image, fn, fields)
+  local driver = docker.open { argument = support.path }
+  task.scope(function()
+    local box = driver:create(support.spec(image, fields))
+    local _ <close> = setmetatable({}, {
+      __close = function()
+        box:kill()
+      end,
+    })
+    fn(box, function(command, timeout)
+      return box.agent:exec { command = command, timeout = timeout or 20 }
+    end, driver)
+  end)
+  local left = #support.containers(driver)
+  driver:close()
+  assert(left == 0, left .. " containers left")
+end
+
+return support
