@@ -200,10 +200,13 @@ test("docker engine: a bridge on which containers meet is not taken for ours", f
     ['{"com.docker.network.bridge.enable_icc":"false"}'] = true,
     ['{"com.docker.network.bridge.enable_icc":"true"}'] = false, ["{}"] = false, ["null"] = false,
   } do
-    local found = answer("200 OK", '{"Name":"sbxlua","Options":' .. options .. "}")
-    with_engine({ ["/_ping"] = PONG, ["/networks/sbxlua"] = found }, function(socket)
+    local found = answer("200 OK", '['
+      .. '{"Name":"sbxlua-c2","Id":"c2","Created":"2026-02-02T00:00:00Z","Options":null},'
+      .. '{"Name":"sbxlua-b1","Id":"b1","Created":"2026-01-01T00:00:00Z","Options":' .. options
+      .. "}]")
+    with_engine({ ["/_ping"] = PONG, ["/networks"] = found }, function(socket)
       local ok, result = pcall(network.ensure, engines.open(socket))
-      assert(ok == fine and tostring(result):find("sbxlua", 1, true))
+      assert(ok == fine and tostring(result):find(fine and "^sbxlua%-b1$" or "'sbxlua%-b1' does"))
     end)
   end
 end)

@@ -85,7 +85,7 @@ local function plan_of(self, spec)
   local mode = "none"
   if spec.network then
     mode = network.ensure(self.engine)
-    self.networked = mode == network.NAME
+    self.networked = not self.engine:is_podman()
   end
   return {
     spec = spec, server = self.server, run = self.run, network = mode, storage = self.storage,
@@ -189,7 +189,7 @@ local function may_pass(failure)
   if not errors.is_error(failure) or not failure.status then return false end
   local words = failure.detail
   return failure.status >= 500 or words:find(container.AGENT, 1, true) ~= nil
-    or words:find("network " .. network.NAME, 1, true) ~= nil
+    or words:find("network %S+ not found") ~= nil
 end
 
 local function create_at_last(self, spec, image)
