@@ -117,7 +117,7 @@ test("bwrap limits: nothing inside can leave, see or change its group", function
   end)
 end)
 
-test("bwrap limits: a group goes with its sandbox, and with its server's next run", function()
+test("bwrap limits: a group goes with its sandbox, and with the next server", function()
   local folder <close> = fs.tmpdir()
   local made = with_box({ memory_gb = 0.1, driver = { folder = folder.path } }, function(box)
     for _, path in ipairs(box.group and box.group.folders or {}) do
@@ -140,13 +140,29 @@ io.stdout:write(box.group.folders[1], " ", driver.disks and driver.disks.folder 
 io.stdout:flush()
 require("sbx.task").sleep(60)
 ]]):format(state))
-  local child <close> = process.spawn({ host.executable(), script }, { stdout = "pipe" })
-  local path, disks = task.timeout(20, child.stdout.read, child.stdout):match("(%S+) (%S*)")
-  child:kill(9)
-  child:wait()
-  assert(fs.exists(path) and (disks == "" or fs.exists(disks)))
+  local function killed_server()
+    local child <close> = process.spawn({ host.executable(), script }, { stdout = "pipe" })
+    local path, disks = task.timeout(20, child.stdout.read, child.stdout):match("(%S+) (%S*)")
+    -- Of a server that lives another one takes nothing.
+    local other = bwrap.open()
+    other:sweep {}
+    other:close()
+    assert(fs.exists(path) and (disks == "" or fs.exists(disks)))
+    child:kill(9)
+    child:wait()
+    return path, disks
+  end
+  local path, disks = killed_server()
   local driver = bwrap.open { folder = state }
-  assert(driver:sweep {} >= 1)
+  driver:sweep {}
+  driver:close()
+  assert(not fs.exists(path) and (disks == "" or not fs.exists(disks)))
+
+  -- The folder need not be there any more, nor the next server be on it.
+  path, disks = killed_server()
+  fs.remove(state, { recursive = true })
+  driver = bwrap.open()
+  driver:sweep {}
   driver:close()
   assert(not fs.exists(path) and (disks == "" or not fs.exists(disks)))
 end)

@@ -70,7 +70,7 @@ function bwrap.open(options)
   local as_root = fs.stat("/proc/self").uid == 0
   local disks, problem
   if as_root then disks, problem = disk.open() end
-  local found = limits.open(options.folder, disks ~= nil)
+  local found = limits.open(options.folder, disks ~= nil, options.keep)
   return setmetatable({
     options = options,
     as_root = as_root,
@@ -185,7 +185,7 @@ local function prepare(self, made, spec)
   local listen
   if made.keep then
     listen = kept.socket_path(self.options.folder, spec.id)
-    made.saved = { socket = listen, id = spec.id }
+    made.saved = { socket = listen, id = spec.id, group = made.group and made.group.id }
     made:save()
   end
   return {

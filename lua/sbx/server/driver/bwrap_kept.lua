@@ -79,7 +79,7 @@ local function new_box(options, limits, spec, saved, as_root)
     inner = saved.inner, outer = saved.outer, pid = saved.inner.pid, uid = saved.uid,
     image = saved.image, image_source = saved.image_source, image_resolved = saved.image_resolved,
     limits = saved.limits, network_enforced = saved.network_enforced, reachable = saved.reachable,
-    group = limits:find(spec.id), helper = network.find(saved.helper),
+    group = limits:find(spec.id, saved.group), helper = network.find(saved.helper),
   }
   made.cleanup[1] = function()
     kept.forget(options.folder, spec.id)
@@ -151,7 +151,7 @@ local function sweep_one(options, limits, id)
   end
   processes.await_end(saved.inner, END_SECONDS)
   processes.kill(saved.helper, true)
-  local group = limits:find(id)
+  local group = limits:find(id, saved.group)
   if group then group:remove() end
   if saved.image and options.images then options.images:release(saved.image, id) end
   kept.forget(options.folder, id)

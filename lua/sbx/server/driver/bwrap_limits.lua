@@ -3,11 +3,8 @@
 -- is said to be enforced is; nothing is assumed.
 
 local cgroup = require("sbx.server.driver.cgroup")
-local core = require("sbx.core.process")
 local errors = require("sbx.errors")
-local fs = require("sbx.fs")
-local hash = require("sbx.hash")
-local processes = require("sbx.server.driver.bwrap_process")
+local owners = require("sbx.server.driver.cgroup_owner")
 
 ---@class sbx.server.driver.bwrap_limits
 local limits = {}
@@ -18,20 +15,6 @@ local STARTERS = 16
 local GIB = 1024 * 1024 * 1024
 -- Less than that, and our agent itself might not start.
 local LEAST_MEMORY = 16 * 1024 * 1024
-
--- The name of the server on `folder`, the same each time; without one, of this process.
-local function server_name(folder)
-  if folder then return "f" .. hash.sha256(fs.realpath(folder)):sub(1, 12) end
-  local pid = core.pid()
-  return ("p%d-%s"):format(pid, processes.identify(pid).start)
-end
-
--- Whether a server without a folder is known to be gone.
-local function is_dead(server)
-  local pid, start = server:match("^p(%d+)%-(%d+)$")
-  if not pid then return false end
-  return not processes.is_alive { pid = math.tointeger(tonumber(pid)), start = start }
-end
 
 ---@class sbx.server.driver.bwrap.Limits
 ---@field groups? sbx.server.driver.cgroup.Groups
@@ -45,9 +28,10 @@ Limits.__index = Limits
 ---@async
 ---@param folder? string  the driver's, from run to run
 ---@param on_disk boolean  the files of sandboxes are not in memory
+---@param keeps? boolean   sandboxes may outlive this process
 ---@return sbx.server.driver.bwrap.Limits
-function limits.open(folder, on_disk)
-  local groups, problem = cgroup.open(server_name(folder))
+function limits.open(folder, on_disk, keeps)
+  local groups, problem = cgroup.open(owners.this(folder, keeps))
   local has = groups and groups.enforces or {}
   return setmetatable({
     groups = groups,
@@ -103,21 +87,23 @@ function Limits:create(spec, disk_bytes, on_disk)
   return made, enforced
 end
 
----The group that an earlier run made for a sandbox.
+---The group that this or an earlier run made for a sandbox.
+---@async
 ---@param id string
+---@param name? string  as it was written down
 ---@return sbx.server.driver.cgroup.Group|nil
-function Limits:find(id)
-  return self.groups and self.groups:find(id)
+function Limits:find(id, name)
+  return self.groups and self.groups:find(id, name)
 end
 
----Removes the groups that are left of earlier runs, but for those of `known`.
+---Removes the groups that are left of servers that have died, and those of this one's
+---folder but for those of `known`.
 ---@async
 ---@param known table<string, boolean>
 ---@return integer removed
 function Limits:sweep(known)
   if not self.groups then return 0 end
-  -- Where the name is that of this process, what bears it is not left of anything.
-  return errors.try(self.groups.sweep, self.groups, self.lasting and known or nil, is_dead) or 0
+  return errors.try(self.groups.sweep, self.groups, known) or 0
 end
 
 ---Leaves nothing behind, where there are no sandboxes any more.

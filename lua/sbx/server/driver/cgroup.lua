@@ -1,13 +1,14 @@
 -- Limits on what a sandbox takes of this machine: a control group for each, which its
 -- first process joins before it becomes anything else, so that nothing escapes it.
 --
--- Groups are named SERVER.SANDBOX, so that a later run of the same server finds, and
--- removes, what an earlier one has left.
+-- Their names tell whose they are, so that a later server finds, and removes, what one
+-- that has died has left.
 
 local core = require("sbx.core.process")
 local errors = require("sbx.errors")
 local fs = require("sbx.fs")
 local layout = require("sbx.server.driver.cgroup_layout")
+local owners = require("sbx.server.driver.cgroup_owner")
 local process = require("sbx.process")
 local task = require("sbx.task")
 
@@ -20,7 +21,7 @@ local REMOVE_TRIES, REMOVE_PAUSE = 200, 0.01
 ---@field version integer
 ---@field enforces table<string, string>  {memory = "cgroup2", …}: what is limited, by what
 ---@field private layout sbx.server.driver.cgroup.Layout
----@field private server string
+---@field private owner sbx.server.driver.cgroup.Owner
 local Groups = {}
 Groups.__index = Groups
 
@@ -52,11 +53,11 @@ end
 ---Makes ready to make groups. Returns nil, and why, where this machine or this user
 ---cannot.
 ---@async
----@param server string   letters and digits; begins the name of each group
+---@param owner sbx.server.driver.cgroup.Owner  whose the groups will be
 ---@param where? sbx.server.driver.cgroup.Places  default: what this process finds
 ---@return sbx.server.driver.cgroup.Groups|nil
 ---@return string|nil problem
-function cgroup.open(server, where)
+function cgroup.open(owner, where)
   local found, problem = layout.find(where or places())
   if not found then return nil, problem end
   local enforces = {}
@@ -66,7 +67,7 @@ function cgroup.open(server, where)
     end
   end
   return setmetatable({
-    version = found.version, layout = found, server = server, enforces = enforces,
+    version = found.version, layout = found, owner = owner, enforces = enforces,
   }, Groups)
 end
 
@@ -111,39 +112,67 @@ end
 ---@param limits sbx.server.driver.cgroup.Limits
 ---@return sbx.server.driver.cgroup.Group
 function Groups:create(id, limits)
-  local group = group_named(self, self.server .. "." .. id)
+  local group = group_named(self, owners.name(self.owner, id))
   local ok, failure = pcall(set_up, self, group, limits)
   if ok then return group end
   group:remove()
   error(failure, 0)
 end
 
----The group that an earlier run of this server made for a sandbox.
----@param id string
----@return sbx.server.driver.cgroup.Group
-function Groups:find(id)
-  return group_named(self, self.server .. "." .. id)
-end
-
----Ends what runs in groups that earlier runs left, and removes them.
----@async
----@param known table<string, boolean>|nil  ids of this server's that are spared; nil: all
----@param is_ours? fun(server: string): boolean  other servers whose groups are removed too
----@return integer removed
-function Groups:sweep(known, is_ours)
+-- All names of groups that are there, each once.
+local function names_of(self)
   local names = {}
   for _, tree in ipairs(self.layout.trees) do
     for _, name in ipairs(errors.try(fs.list, tree.base) or {}) do
-      local server, id = name:match("^([%w_-]+)%.(.+)$")
-      local is_left = server and is_ours and is_ours(server)
-      if server == self.server then is_left = known and not known[id] end
-      if is_left then names[name] = true end
+      names[name] = true
     end
   end
+  return names
+end
+
+local function is_ours(self, owner)
+  return owner ~= nil and owner.folder ~= nil and owner.folder == self.owner.folder
+end
+
+---The group that this server, or an earlier run of it, made for a sandbox.
+---@async
+---@param id string
+---@param name? string  its name, where that was written down: saves looking for it
+---@return sbx.server.driver.cgroup.Group|nil
+function Groups:find(id, name)
+  local owner, of = owners.parse(type(name) == "string" and name or "")
+  if is_ours(self, owner) and of == id then return group_named(self, name) end
+  for found in pairs(names_of(self)) do
+    owner, of = owners.parse(found)
+    if is_ours(self, owner) and of == id then return group_named(self, found) end
+  end
+  return nil
+end
+
+-- Whether a sweep takes it: "all", with what runs in it, or "empty", only without.
+local function fate(self, name, known)
+  local owner, id = owners.parse(name)
+  if not owner then return nil end
+  if is_ours(self, owner) then return not known[id] and "all" or nil end
+  if not owners.is_dead(owner) then return nil end
+  -- What is kept lives on without a server, until one takes it up again.
+  return owner.keeps and "empty" or "all"
+end
+
+---Removes the groups that dead servers left, and ends what runs in them, unless it was
+---to be kept. Of this server's own folder all go that are not in `known`.
+---@async
+---@param known table<string, boolean>  sandboxes of this server that are spared
+---@return integer removed
+function Groups:sweep(known)
   local removed = 0
-  for name in pairs(names) do
-    group_named(self, name):remove()
-    removed = removed + 1
+  for name in pairs(names_of(self)) do
+    local what = fate(self, name, known)
+    local group = what and group_named(self, name)
+    if group and (what == "all" or group:is_empty()) then
+      group:remove()
+      removed = removed + 1
+    end
   end
   return removed
 end
@@ -175,6 +204,17 @@ local function members(folder)
     if pid ~= "0" then pids[#pids + 1] = pid end
   end
   return pids
+end
+
+---Whether no process is in it, not even one that cannot be seen from here.
+---@async
+---@return boolean
+function Group:is_empty()
+  for _, folder in ipairs(self.folders) do
+    local text = errors.try(fs.read, folder .. "/cgroup.procs")
+    if text and text:find("%d") then return false end
+  end
+  return true
 end
 
 ---Kills all that is in it. Does not wait for their end.
