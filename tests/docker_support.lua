@@ -8,6 +8,7 @@ local engines = require("sbx.server.driver.docker.engine")
 local errors = require("sbx.errors")
 local fs = require("sbx.fs")
 local hash = require("sbx.hash")
+local json = require("sbx.json")
 local process = require("sbx.process")
 local skip = require("sbx.test").skip
 local tar = require("sbx.sandbox.tar")
@@ -95,10 +96,42 @@ function support.root()
   return root_archive()
 end
 
+---The bytes of a tar archive with one file.
+---@param path string
+---@param text string
+---@return string
+function support.one_file(path, text)
+  local archive = setmetatable({}, Archive)
+  archive:add({ type = "file", path = path, mode = 420 }, text)
+  archive[#archive + 1] = tar.ending
+  return table.concat(archive)
+end
+
 -- A root file system with nothing that could be run.
 local function bare_archive()
+  return support.one_file("hello.txt", "hello\n")
+end
+
+---The description of an image with one layer, as images have it inside.
+---@param layer string  a tar archive
+---@param architecture? string  default "amd64"
+---@return string
+function support.image_config(layer, architecture)
+  return json.encode {
+    architecture = architecture or "amd64", os = "linux",
+    config = json.object {},
+    rootfs = { type = "layers", diff_ids = { "sha256:" .. hash.sha256(layer) } },
+  }
+end
+
+-- What `docker save` would write of an image with one layer.
+local function saved(name, layer, architecture)
   local archive = setmetatable({}, Archive)
-  archive:add({ type = "file", path = "hello.txt", mode = 420 }, "hello\n")
+  archive:add({ type = "file", path = "layer.tar" }, layer)
+  archive:add({ type = "file", path = "config.json" }, support.image_config(layer, architecture))
+  archive:add({ type = "file", path = "manifest.json" }, json.encode { {
+    Config = "config.json", RepoTags = { name }, Layers = { "layer.tar" },
+  } })
   archive[#archive + 1] = tar.ending
   return table.concat(archive)
 end
@@ -106,19 +139,24 @@ end
 ---Runs `fn(name)` with an image that the engine has meanwhile.
 ---@async
 ---@param fn async fun(name: string)
----@param options? {bare?: boolean, changes?: string[]}  `changes`: lines of a Dockerfile
+---@param options? {bare?: boolean, root?: string, architecture?: string, changes?: string[]}  `root`: a tar archive; `changes`: lines of a Dockerfile
 function support.with_image(fn, options)
   local opts = options or {}
   local engine = engines.open(support.socket())
   -- Podman takes no notice of a tag.
   local repository = "localhost/sbxlua-test-" .. hash.random_hex(6)
-  engine:call("POST", "/images/create", {
-    what = "load the test's image",
-    query = { fromSrc = "-", repo = repository, tag = "latest", changes = opts.changes },
-    headers = { ["Content-Type"] = "application/x-tar" },
-    body = opts.bare and bare_archive() or root_archive(),
-  })
   local name = repository .. ":latest"
+  local root = opts.root or opts.bare and bare_archive() or root_archive()
+  local path, query, body = "/images/create", nil, root
+  if opts.architecture then
+    path, body = "/images/load", saved(name, root, opts.architecture)
+  else
+    query = { fromSrc = "-", repo = repository, tag = "latest", changes = opts.changes }
+  end
+  engine:call("POST", path, {
+    what = "load the test's image", query = query, body = body,
+    headers = { ["Content-Type"] = "application/x-tar" },
+  })
   local _ <close> = setmetatable({}, {
     __close = function()
       engine:call("DELETE", "/images/" .. name, {

@@ -40,6 +40,8 @@ local CAPABILITIES = {
 ---@field PidsLimit boolean
 ---@field CgroupVersion? string
 ---@field NCPU? integer
+---@field Driver? string   of its storage
+---@field OSType? string
 
 ---@class sbx.server.driver.docker.Plan
 ---@field spec sbx.server.driver.Spec

@@ -140,6 +140,7 @@ end
 function images.ensure(engine, name, log, credentials)
   local image = images.find(engine, name)
   if image then return image end
+  if name:find("^sha256:%x+$") then pull_failed(name, "the engine does not have this image") end
   images.pull(engine, name, log, credentials)
   image = images.find(engine, name)
   if not image then pull_failed(name, "the engine has pulled it, but does not have it") end

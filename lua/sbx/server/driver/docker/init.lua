@@ -4,6 +4,7 @@
 local agent = require("sbx.server.agent")
 local box = require("sbx.server.driver.docker.box")
 local builds = require("sbx.server.driver.docker.builds")
+local check = require("sbx.server.driver.docker.check")
 local container = require("sbx.server.driver.docker.container")
 local engines = require("sbx.server.driver.docker.engine")
 local errors = require("sbx.errors")
@@ -66,7 +67,10 @@ function docker.open(options)
   }, Driver)
 end
 
-local function facts_of(self)
+---What the engine can do, as it says itself.
+---@async
+---@return sbx.server.driver.docker.Facts
+function Driver:engine_facts()
   if not self.facts then
     self.facts = self.engine:get("/info", "ask what the engine can do") or {}
   end
@@ -90,7 +94,7 @@ local function plan_of(self, spec)
   return {
     spec = spec, server = self.server, run = self.run, network = mode, storage = self.storage,
     volume = volume.name(), podman = self.engine:is_podman(),
-    keep = keeps(self), facts = facts_of(self),
+    keep = keeps(self), facts = self:engine_facts(),
   }
 end
 
@@ -107,7 +111,7 @@ end
 -- With fuse-overlayfs the process that served a container's files before its start may,
 -- when it ends late, take away those of the started one: what is left is an empty root.
 local function verify_root(self, made)
-  if facts_of(self).Driver ~= "fuse-overlayfs" then return end
+  if self:engine_facts().Driver ~= "fuse-overlayfs" then return end
   local mounts = ""
   made.agent:get("/proc/self/mountinfo", function(bytes)
     mounts = mounts .. bytes
@@ -289,47 +293,11 @@ end
 
 builds.equip(Driver) -- images: listed, named, built
 
--- -------------------------------------------------------------------- the check
-
-local function smallest_image(self)
-  local best
-  for _, image in ipairs(self.engine:get("/images/json", "list images") or {}) do
-    if not best or (image.Size or 0) < (best.Size or 0) then best = image end
-  end
-  return best
-end
-
-local function probe(self)
-  local image = smallest_image(self)
-  if not image then return end
-  local made = self:create {
-    id = "check-" .. hash.random_hex(4), image = image.Id, hostname = "check", lifetime = 60,
-    memory_gb = 0.125, cpu_cores = 1, disk_size_gb = 1, network = false, workdir = "/workspace",
-    env = {}, log = function() end, notice = function() end,
-  }
-  local ok, found = pcall(made.agent.stat, made.agent, "/workspace")
-  made:kill()
-  if not ok then error(found, 0) end
-end
-
----Asks the engine what it is, and where it has an image starts one container of it.
+---Asks the engine what it is, and where it has images starts one container.
 ---@async
 ---@return {ok: boolean, problems: string[]}
 function Driver:check()
-  local ok, problem = pcall(task.scope, function()
-    self.engine:ping()
-    local facts = facts_of(self)
-    if facts.OSType and facts.OSType ~= "linux" then
-      errors.raise {
-        kind = "process",
-        message = "this engine runs " .. facts.OSType .. " containers; sandboxes need linux ones",
-      }
-    end
-    probe(self)
-  end)
-  if ok then return { ok = true, problems = {} } end
-  if errors.is_error(problem) and problem.kind == "cancelled" then error(problem, 0) end
-  return { ok = false, problems = { tostring(problem) } }
+  return check.run(self)
 end
 
 ---@async
