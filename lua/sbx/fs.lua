@@ -23,6 +23,7 @@ local watch = require("sbx.fs.watch")
 local fs = {}
 
 local CHUNK = 1024 * 1024 -- bytes read at once
+local SMALL = 16 * 1024 -- as many, of a file that does not say how long it is
 local AT_ONCE = 20000 -- names of a folder, until other tasks get their turn
 local CLEANUP = 10 -- seconds for removing a temporary file in a cancelled task
 
@@ -63,7 +64,9 @@ function fs.read(path, options)
   local expected = facts.size
   local parts, size = {}, 0
   repeat
-    local part = source:read(math.min(CHUNK, max - size + 1))
+    -- Room for a whole chunk is cleared before it is filled: only where it may be needed.
+    local room = math.max(SMALL, expected - size, size)
+    local part = source:read(math.min(CHUNK, max - size + 1, room))
     if part then
       parts[#parts + 1] = part
       size = size + #part
