@@ -4,7 +4,9 @@
 
 local bwrap = require("sbx.server.driver.bwrap")
 local errors = require("sbx.errors")
+local fs = require("sbx.fs")
 local net = require("sbx.net")
+local network = require("sbx.server.driver.bwrap_network")
 local process = require("sbx.process")
 local task = require("sbx.task")
 
@@ -112,6 +114,8 @@ end
 
 local _ <close> = make_neighbours()
 local _ <close> = make_service()
+local own = network.own_networks(fs.read("/proc/net/fib_trie"))
+assert(table.concat(own, " ") == "198.51.100.1/32", table.concat(own, " "))
 local driver = bwrap.open()
 local notes = {}
 box = driver:create {

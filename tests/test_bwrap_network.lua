@@ -1,8 +1,10 @@
 -- What a sandbox may reach: the routes that rules come to, and, on a network made for
 -- the test beside that of this machine, that they hold.
 
+local errors = require("sbx.errors")
 local fs = require("sbx.fs")
 local host = require("sbx.core.host")
+local network = require("sbx.server.driver.bwrap_network")
 local policy = require("sbx.server.driver.bwrap_policy")
 local process = require("sbx.process")
 
@@ -64,6 +66,52 @@ test("bwrap network: rules become routes; what is fenced stays so", function()
     local ok, failure = pcall(policy.plan, { allowlist = { bad } })
     assert(not ok and failure.kind == "unsupported")
   end
+end)
+
+local TRIE = [[
+Main:
+  +-- 0.0.0.0/0 3 0 4
+     |-- 0.0.0.0
+        /0 universe UNICAST
+     +-- 127.0.0.0/8 2 0 2
+        +-- 127.0.0.0/31 1 0 0
+           |-- 127.0.0.0
+              /8 host LOCAL
+           |-- 127.0.0.1
+              /32 host LOCAL
+        |-- 127.255.255.255
+           /32 link BROADCAST
+     +-- 203.0.113.0/24 2 0 2
+        |-- 203.0.113.0
+           /24 link UNICAST
+           /28 host LOCAL
+        |-- 203.0.113.77
+           /32 host LOCAL
+Local:
+  +-- 203.0.113.0/24 2 0 2
+     |-- 203.0.113.77
+        /32 host LOCAL
+     |-- 198.51.100.9
+        /32 link UNICAST
+        /32 host LOCAL
+]]
+
+test("bwrap network: this machine's own addresses", function()
+  local found = network.own_networks(TRIE)
+  assert(table.concat(found, " ") == "203.0.113.0/28 203.0.113.77/32 198.51.100.9/32",
+    table.concat(found, " "))
+  assert(#network.own_networks("") == 0)
+end)
+
+test("bwrap network: where there is no sandbox there is no way out, and nothing stays", function()
+  if not process.which("slirp4netns") or not process.which("ip") then return end
+  local ended = process.spawn { "true" }
+  ended:wait()
+  local plan = network.plan { denylist = {} }
+  local helper, failure = errors.try(network.attach, ended.pid, true, false, plan)
+  assert(helper == nil and failure.kind == "process", tostring(failure))
+  local left = process.run { "pgrep", "-f", ("slirp4netns.*/proc/%d/ns/net"):format(ended.pid) }
+  assert(left.code == 1, left.stdout)
 end)
 
 test("bwrap network: the rules hold, on a network of the test's own", function()

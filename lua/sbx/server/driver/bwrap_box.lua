@@ -208,6 +208,9 @@ end
 ---@param rules {allowlist: string[]|nil, denylist: string[]|nil}
 function Box:set_network(rules)
   local plan = network.plan(rules)
+  for _, line in ipairs(plan.remarks) do
+    self.note("network: " .. line)
+  end
   if not self.helper then
     if plan.closed then return end
     if not self.reachable then
@@ -216,13 +219,11 @@ function Box:set_network(rules)
         message = "this sandbox was created without a network, and none can be added any more",
       }
     end
-    self.helper = network.attach(self.pid, self.as_root, self.keep)
+    self.helper = network.attach(self.pid, self.as_root, self.keep, plan)
     if self.saved then self.saved.helper = self.helper.identity end
+  else
+    network.apply(self.pid, self.as_root, plan)
   end
-  for _, line in ipairs(plan.remarks) do
-    self.note("network: " .. line)
-  end
-  network.apply(self.pid, self.as_root, plan)
   self.network_enforced = true
   if self.saved then self:save() end
 end

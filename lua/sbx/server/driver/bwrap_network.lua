@@ -8,6 +8,7 @@
 
 local core = require("sbx.core.process")
 local errors = require("sbx.errors")
+local fs = require("sbx.fs")
 local json = require("sbx.json")
 local policy = require("sbx.server.driver.bwrap_policy")
 local process = require("sbx.process")
@@ -20,7 +21,7 @@ local network = {}
 -- Where slirp4netns answers name look-ups.
 network.NAMESERVER = "10.0.2.3"
 
-local READY_SECONDS = 10
+local READY_SECONDS, IP_SECONDS = 10, 20
 local STOP_SECONDS = 5
 local ENVIRONMENT = { PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" }
 local DEVICE, ADDRESS, MTU = "tap0", "10.0.2.100/24", 65520
@@ -34,7 +35,7 @@ end
 
 local function run(argv, input)
   local result = process.run(argv, {
-    env = ENVIRONMENT, clear_env = true, cwd = "/", timeout = READY_SECONDS, input = input,
+    env = ENVIRONMENT, clear_env = true, cwd = "/", timeout = IP_SECONDS, input = input,
     max_output = 256 * 1024,
   })
   if result.code ~= 0 then
@@ -43,18 +44,21 @@ local function run(argv, input)
   return result.stdout
 end
 
--- This machine's own IPv4 addresses, which need not be private ones.
-local function own_addresses()
-  local addresses = {}
-  for _, interface in ipairs(json.decode(run { "ip", "-json", "-4", "address", "show" })) do
-    for _, info in ipairs(interface.addr_info or {}) do
-      local address = info["local"]
-      if type(address) == "string" and not address:find("^127%.") then
-        addresses[#addresses + 1] = address .. "/32"
-      end
+---What the kernel takes for this machine itself, which need not be private networks.
+---@param text string  as /proc/net/fib_trie, an address before what is known of it
+---@return string[] networks  with the length of their prefix; loopback is not among them
+function network.own_networks(text)
+  local networks, seen, address = {}, {}, nil
+  for line in text:gmatch("[^\n]+") do
+    address = line:match("|%-%- ([%d.]+)") or address
+    local length = line:match("^%s*/(%d+) host LOCAL")
+    local found = length and address .. "/" .. length
+    if found and not seen[found] and not found:find("^127%.") then
+      seen[found] = true
+      networks[#networks + 1] = found
     end
   end
-  return addresses
+  return networks
 end
 
 -- The words that run `argv` in the sandbox's network namespace.
@@ -66,8 +70,9 @@ local function inside(pid, as_root, argv)
   return table.move(argv, 1, #argv, #words + 1, words)
 end
 
+-- Gives lines to `ip`: a string, or a function that returns one when it is time.
 local function batch(pid, as_root, lines)
-  run(inside(pid, as_root, { "ip", "-batch", "-" }), table.concat(lines))
+  run(inside(pid, as_root, { "ip", "-batch", "-" }), lines)
 end
 
 -- The table that is looked at now, or nil.
@@ -89,26 +94,29 @@ function network.plan(rules)
   return policy.plan(rules)
 end
 
----Puts rules in force in the sandbox whose first process is `pid`. Raises `process`
----errors when this machine cannot; then those of before hold.
+-- The lines that fill a table and have it looked at, instead of that of `before`.
+local function lines_of(plan, before)
+  local now = before == TABLES[1] and TABLES[2] or TABLES[1]
+  local lines = policy.routes(plan, {
+    table = now, out = OUT, nameserver = network.NAMESERVER,
+    own = network.own_networks(fs.read("/proc/net/fib_trie")),
+  })
+  table.insert(lines, 1, ("route flush table %d\n"):format(now))
+  lines[#lines + 1] = ("rule add pref %d table %d\n"):format(PREFERENCE, now)
+  if before then
+    lines[#lines + 1] = ("rule del pref %d table %d\n"):format(PREFERENCE, before)
+  end
+  return table.concat(lines)
+end
+
+---Puts rules in force in the sandbox whose first process is `pid`, which has a way out.
+---Raises `process` errors when this machine cannot; then those of before hold.
 ---@async
 ---@param pid integer     as seen from here
 ---@param as_root boolean whether we are root
 ---@param plan sbx.server.driver.bwrap.NetworkPlan
 function network.apply(pid, as_root, plan)
-  local before = current_table(pid, as_root)
-  local now = before == TABLES[1] and TABLES[2] or TABLES[1]
-  local lines = { ("route flush table %d\n"):format(now) }
-  for _, line in ipairs(policy.routes(plan, {
-    table = now, out = OUT, nameserver = network.NAMESERVER, own = own_addresses(),
-  })) do
-    lines[#lines + 1] = line
-  end
-  lines[#lines + 1] = ("rule add pref %d table %d\n"):format(PREFERENCE, now)
-  if before then
-    lines[#lines + 1] = ("rule del pref %d table %d\n"):format(PREFERENCE, before)
-  end
-  batch(pid, as_root, lines)
+  batch(pid, as_root, lines_of(plan, current_table(pid, as_root)))
 end
 
 -- ------------------------------------------------------------------ slirp4netns
@@ -146,11 +154,10 @@ end
 local function await_ready(helper, ready, complaints)
   local ok, byte = pcall(task.timeout, READY_SECONDS, ready.read, ready, 1)
   if ok and byte then return end
+  if not ok and not byte:is("timeout") then error(byte, 0) end
   helper.process:kill_group(9)
   local text = errors.try(task.timeout, 1, complaints.read, complaints, 4096) or ""
   local reason = text:gsub("%s+$", ""):gsub("%c+", "; "):sub(1, 300)
-  helper:stop()
-  if not ok and not byte:is("timeout") then error(byte, 0) end
   refuse("slirp4netns: " .. (reason ~= "" and reason or "it did not become ready"))
 end
 
@@ -192,25 +199,37 @@ local function start_slirp(pid, as_root, keep)
   }, Helper), child
 end
 
----Gives the sandbox whose first process is `pid` a way out, which leads nowhere until
----rules are applied. Raises `process` errors when this machine cannot.
+-- The lines for a device that has just come, perhaps in place of one whose slirp4netns
+-- has died. Without the usual rules, only ours lead anywhere.
+local function first_lines(plan)
+  return ("rule flush\nlink set %s mtu %d up\naddress add %s dev %s\n"):format(
+    DEVICE, MTU, ADDRESS, DEVICE) .. lines_of(plan, nil)
+end
+
+---Gives the sandbox whose first process is `pid` a way out, as far as rules allow. Raises
+---`process` errors when this machine cannot; then there is none.
 ---@async
 ---@param pid integer     as seen from here
 ---@param as_root boolean whether we are root
 ---@param keep? boolean   it outlives this program, and ends with the sandbox
+---@param plan sbx.server.driver.bwrap.NetworkPlan
 ---@return sbx.server.driver.Helper
-function network.attach(pid, as_root, keep)
-  batch(pid, as_root, { "route replace unreachable default\n" })
+function network.attach(pid, as_root, keep, plan)
+  local text = first_lines(plan)
   local helper, child = start_slirp(pid, as_root, keep)
   local ready <close> = child.fds[3]
   local complaints <close> = child.stderr
-  await_ready(helper, ready, complaints)
-  local ok, failure = pcall(batch, pid, as_root, {
-    ("address add %s dev %s\n"):format(ADDRESS, DEVICE),
-    ("link set %s mtu %d up\n"):format(DEVICE, MTU),
-  })
+  -- `ip` starts beside slirp4netns, and is told what to do once that is there.
+  local ok, failure = pcall(batch, pid, as_root, function()
+    if not text then return nil end
+    await_ready(helper, ready, complaints)
+    local lines = text
+    text = nil
+    return lines
+  end)
   if ok then return helper end
-  helper:stop()
+  helper.process:kill_group(9)
+  task.shield(STOP_SECONDS, helper.stop, helper)
   error(failure, 0)
 end
 
