@@ -13,6 +13,7 @@ local driver = {}
 ---@field folder? string    of this driver alone, mode 0700, there from run to run; without it nothing may outlive the server
 ---@field keep? boolean     sandboxes live on when the server ends or is killed; needs `folder`
 ---@field images? sbx.server.Images  of this machine
+---@field disks? string     folder for the disks of sandboxes, where the driver makes such
 ---@field strict_images? boolean  what is not among them is refused, not stood in for
 ---@field notice? fun(line: string)  told what people must know
 ---@field seed? integer         of what is random, where something is

@@ -45,6 +45,9 @@ local function parse(args)
     if given[name] == "" then usage_error("--" .. option.name .. " needs a value") end
   end
   given.limits, given.host_names = given.limit, given.host_name
+  if given.disks and not given.driver:find("^bwrap") then
+    usage_error("--disks: only for the driver bwrap")
+  end
   if given.chaos_log and not given.chaos then
     usage_error("--chaos-log: there is nothing to log without --chaos FILE")
   end
@@ -207,7 +210,7 @@ local function serve_public(options)
   local faults <close> = open_chaos(options)
   local driver = module.open {
     notice = notice, argument = argument, keep = options.keep, seed = options.seed,
-    folder = driver_folder(kept, module.name),
+    folder = driver_folder(kept, module.name), disks = options.disks,
     images = open_images(options, module), strict_images = options.strict_images,
     credentials = function(image) return logins:find(image) end,
   }
@@ -254,6 +257,7 @@ local function serve_private(options)
     local driver = module.open {
       notice = notice, argument = argument, seed = options.seed,
       images = open_images(options, module), strict_images = options.strict_images,
+      disks = options.disks,
     }
     local _ <close> = setmetatable({}, {
       __close = function()

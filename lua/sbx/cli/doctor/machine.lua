@@ -15,6 +15,7 @@ local task = require("sbx.task")
 local machine = {}
 
 local TRY_SECONDS = 20
+local GIB = 1024 * 1024 * 1024
 
 local line_of = finding.line
 
@@ -79,7 +80,16 @@ local function try_limit(driver, name)
 end
 
 local function try_disk(driver)
-  if driver.disks then return { state = "ok", by = "ext4 on a loop device" } end
+  if driver.disks then
+    local free, stays = fs.disk(driver.disks.base).available, driver.disks.guard.reserve
+    local by = ("ext4 on a loop device; %.1f GiB are free in %s, of which %.1f stay so"):format(
+      free / GIB, driver.disks.base, stays / GIB)
+    if free > stays then return { state = "ok", by = by } end
+    return {
+      state = "missing", by = by,
+      todo = "free some space there, or: sbxlua serve --disks DIR, on a disk that has more",
+    }
+  end
   local because = driver.disk_problem and ": " .. line_of(driver.disk_problem) or ""
   return {
     state = "weak", by = "files are in memory" .. because,

@@ -56,6 +56,18 @@ local function take_slot()
   return slot
 end
 
+-- The disks of sandboxes; nil, and why, where their files are in memory.
+local function open_disks(options, as_root)
+  local disks, problem
+  if as_root then
+    disks, problem = disk.open(options.disks)
+  elseif options.disks then
+    problem = "only root can mount disks"
+  end
+  if disks or not options.disks then return disks, problem end
+  errors.raise { kind = "usage", message = "--disks: " .. tostring(problem) }
+end
+
 ---Finds out what can be limited here. Starts nothing.
 ---@async
 ---@param options? sbx.server.driver.Options
@@ -68,8 +80,7 @@ function bwrap.open(options)
     }
   end
   local as_root = fs.stat("/proc/self").uid == 0
-  local disks, problem
-  if as_root then disks, problem = disk.open() end
+  local disks, problem = open_disks(options, as_root)
   local found = limits.open(options.folder, disks ~= nil, options.keep)
   return setmetatable({
     options = options,
@@ -280,6 +291,16 @@ local function bring_up(self, made, spec)
   if made.keep then kept.complete(made) end
 end
 
+-- Watches over it from here on, in the current task.
+local function look_after(self, made)
+  if self.disks and made.limits.disk == "ext4" then
+    local outer = made.child and made.child.pid or made.outer.pid
+    made.cleanup[#made.cleanup + 1] = self.disks.guard:join(outer, disk.SPOT, made.note)
+    task.daemon(self.disks.guard.watch, self.disks.guard)
+  end
+  made:start_watch()
+end
+
 ---Starts a sandbox and waits until its agent is ready. It belongs to the current
 ---task or scope: when that ends, so does the sandbox; `kill` also waits for it.
 ---Raises `image_pull` where images are strict and it is not in the store.
@@ -304,7 +325,7 @@ function Driver:create(given)
     task.shield(STOP_SECONDS, made.kill, made)
     error(failure, 0)
   end
-  made:start_watch()
+  look_after(self, made)
   spec.log(("sandbox started in %.0f ms"):format((task.now() - begun) * 1000))
   return made
 end
@@ -322,7 +343,7 @@ function Driver:adopt(given, saved)
   local made, problem = kept.adopt(self.options, self.limits, spec, saved, self.as_root)
   if not made then return nil, problem end
   if made.slot_uid then slots[(made.slot_uid - FIRST_UID) // UIDS_EACH] = true end
-  made:start_watch()
+  look_after(self, made)
   return made
 end
 

@@ -4,6 +4,7 @@
 -- and of this machine's disk no more than that, and it is gone when its last process is.
 
 local core = require("sbx.core.process")
+local disk_guard = require("sbx.server.driver.bwrap_disk_guard")
 local errors = require("sbx.errors")
 local fs = require("sbx.fs")
 local process = require("sbx.process")
@@ -17,11 +18,14 @@ local disk = {}
 ---sandbox becomes must be able to go there.
 disk.SPOT = "/mnt"
 
-local GIB = 1024 * 1024 * 1024
+local MIB, GIB = 1024 * 1024, 1024 * 1024 * 1024
 local LEAST = 4 * 1024 * 1024 -- bytes; smaller ones are not worth a file system
-local BASE = "/var/tmp"
+---Where the files are, unless told otherwise.
+disk.BASE = "/var/tmp"
 local NAME = "^sbxlua%-disks%-(%d+)%-(%d+)$" -- pid, its start
 local MAX_TEMPLATES = 16
+-- Where room is scarce sizes go by this: each costs a template.
+local STEP = 64 * MIB
 local SECONDS = 20
 local OPTIONS = "loop,noatime,nosuid,nodev,noinit_itable"
 
@@ -31,6 +35,8 @@ local OPTIONS = "loop,noatime,nosuid,nodev,noinit_itable"
 
 ---@class sbx.server.driver.bwrap.Disks
 ---@field folder string
+---@field base string    in which that is
+---@field guard sbx.server.driver.bwrap.DiskGuard
 ---@field private templates table<integer, sbx.server.driver.bwrap.Template>  by size
 ---@field private order integer[]
 ---@field private count integer
@@ -93,17 +99,31 @@ local function is_ours(path)
 end
 
 -- What servers that were killed have left.
-local function sweep()
-  for _, name in ipairs(errors.try(fs.list, BASE) or {}) do
+local function sweep(base)
+  for _, name in ipairs(errors.try(fs.list, base) or {}) do
     local pid, start = name:match(NAME)
     local owner = pid and { pid = math.tointeger(tonumber(pid)), start = start }
-    if owner and is_ours(BASE .. "/" .. name) and not processes.is_alive(owner) then
-      errors.try(fs.remove, BASE .. "/" .. name, { recursive = true })
+    if owner and is_ours(base .. "/" .. name) and not processes.is_alive(owner) then
+      errors.try(fs.remove, base .. "/" .. name, { recursive = true })
     end
   end
 end
 
+-- Nobody else may rename or remove what is in there.
+local function check_base(base)
+  local facts = fs.stat(base)
+  local safe = facts.type == "directory" and facts.uid == 0
+    and (facts.mode & 18 == 0 or facts.mode & 512 ~= 0) -- octal 022, 01000
+  if safe then return end
+  errors.raise {
+    kind = "process",
+    message = base .. ": not a folder of root's that only root, or with a sticky bit, can write to",
+  }
+end
+
 local function open(self)
+  check_base(self.base)
+  self.guard = disk_guard.open(self.base)
   local above = self.folder:match("^(.*)/")
   local fresh, failure = pcall(fs.mkdir, above, { mode = 448 }) -- 0700
   if not fresh and not is_ours(above) then error(failure, 0) end
@@ -121,16 +141,18 @@ local opened = 0
 
 ---Makes ready to give sandboxes disks. Returns nil, and why, where that cannot be.
 ---@async
+---@param base? string  the folder that their files are in (default /var/tmp)
 ---@return sbx.server.driver.bwrap.Disks|nil
 ---@return string|nil problem
-function disk.open()
-  sweep()
+function disk.open(base)
+  base = base and fs.realpath(base) or disk.BASE
+  sweep(base)
   local pid = core.pid()
-  local folder = ("%s/sbxlua-disks-%d-%s"):format(BASE, pid, processes.identify(pid).start)
+  local folder = ("%s/sbxlua-disks-%d-%s"):format(base, pid, processes.identify(pid).start)
   opened = opened + 1
   local self = setmetatable({
     -- Several drivers of one process have a folder each, in the one that is swept.
-    folder = folder .. "/" .. opened, templates = {}, order = {}, count = 0,
+    folder = folder .. "/" .. opened, base = base, templates = {}, order = {}, count = 0,
     turn = sync.mutex(),
   }, Disks)
   local ok, failure = pcall(open, self)
@@ -147,23 +169,23 @@ end
 ---@field settled? boolean
 
 ---How large the disk of one sandbox may be that asks for `bytes`: what is free on this
----machine's own disk at present, but for a reserve, is the most. So one sandbox alone
----cannot fill it; many together can. Raises `process` when it is nearly full.
+---machine's own disk at present, but for a reserve, is the most. What many of them write
+---together is the guard's to see to. Raises `process` when not even one can begin.
 ---@async
 ---@param bytes integer
 ---@return integer
 function Disks:bound(bytes)
-  local space = fs.disk(self.folder)
-  local reserve = math.max(2 * GIB, space.total // 20)
-  if space.available < reserve then
+  local room = self.guard:room() - self.guard.reserve
+  if room < STEP then
     errors.raise {
       kind = "process", op = "start a sandbox",
-      message = ("this machine's disk is nearly full: %d MiB are left at %s"):format(
-        space.available // (1024 * 1024), BASE),
+      message = ("this machine's disk is nearly full: %d MiB are left at %s, and %d stay free. Free"
+        .. " some there, or have the disks of sandboxes elsewhere: serve --disks DIR"):format(
+        fs.disk(self.base).available // MIB, self.base, self.guard.reserve // MIB),
     }
   end
-  -- Whole GiB: each size costs a template.
-  return math.min(bytes, math.max(GIB, (space.available - reserve) // GIB * GIB))
+  local step = room >= GIB and GIB or STEP
+  return math.min(bytes, room // step * step)
 end
 
 ---A disk for one sandbox, to be made and mounted by the lines of `mounting`; then, or when
