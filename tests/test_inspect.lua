@@ -286,3 +286,31 @@ test("inspect: wrong options are refused", function()
   expect.misuse("width", inspect, 1, { width = "x" })
   expect.misuse("sort", inspect, 1, { sort = 1 })
 end)
+
+test("inspect: briefly, the library's objects take a line", { timeout = 20 }, function()
+  local brief = { brief = true }
+  local child <close> = require("sbx.process").spawn({ "sleep", "100" })
+  assert(inspect(child, brief) == ("<process sleep, pid %d, running>"):format(child.pid))
+  assert(inspect(child):find("^sbx.Process {"))
+  local function named(name, fields)
+    return setmetatable(fields, { __name = name })
+  end
+  local box = named("sbx.sandbox.Box", { id = "sbx-1", name = "a\27b", status = "TERMINATED",
+    termination_reason = "TIMEOUT", docker_image = "debian", created_at = "2020-01-31T12:00:00Z" })
+  local line = inspect({ box, box }, { brief = true, width = 300 })
+  assert(line:find("^{ <sandbox sbx%-1, a\\x1bb, TERMINATED %(TIMEOUT%), debian, %d+d%w* old>, <s"),
+    line)
+  box.created_at, box.name, box.docker_image = "soon", {}, nil
+  assert(inspect(box, brief) == "<sandbox sbx-1, TERMINATED (TIMEOUT)>", inspect(box, brief))
+  local answer = named("sbx.http.Response", { method = "GET", label = "http://host/", status = 200,
+    reason = "OK", headers = { ["content-type"] = "text/html; charset=utf-8" }, size = 7,
+    body = "one\n two" })
+  shows("<GET http://host/: 200 OK, text/html, 7 bytes: one two>", answer, brief)
+  answer.body = ("x"):rep(100000)
+  assert(#inspect(answer, brief) < 300)
+  answer.body, answer.headers = "\0", 1
+  shows("<GET http://host/: 200 OK, 7 bytes>", answer, brief)
+  -- What only has the name is shown by its fields.
+  shows("sbx.http.Response { a = 1 }", named("sbx.http.Response", { a = 1 }), brief)
+  shows("sbx.Process { pid = 1.5 }", named("sbx.Process", { pid = 1.5 }), brief)
+end)

@@ -17,9 +17,11 @@ local inspect = {}
 ---@field colour? boolean     (default false)
 ---@field sort? boolean       keys in order (default true)
 ---@field reveal? boolean     show secrets too (default false)
+---@field brief? boolean      sandboxes, children and answers in a line (default false)
 
 local DEFAULTS = {
   depth = 6, width = 80, max_items = 100, colour = false, sort = true, reveal = false,
+  brief = false,
 }
 
 local function to_text(_, value, options)
@@ -27,7 +29,7 @@ local function to_text(_, value, options)
   check.integer(opts.depth, "depth", 0, 100)
   check.integer(opts.width, "width", 1)
   check.integer(opts.max_items, "max_items", 1, 1000000)
-  for _, name in ipairs({ "colour", "sort", "reveal" }) do
+  for _, name in ipairs({ "colour", "sort", "reveal", "brief" }) do
     check.boolean(opts[name], name)
   end
   return layout.text(describe.value(value, opts), opts.width, opts.colour)

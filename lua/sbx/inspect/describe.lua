@@ -5,6 +5,7 @@
 -- items are { label =, node = }. One that is shown again elsewhere is marked `shared`,
 -- and stands there as a leaf { target = node }.
 
+local brief = require("sbx.inspect.brief")
 local errors = require("sbx.errors")
 local json = require("sbx.json")
 local keys = require("sbx.inspect.keys")
@@ -175,6 +176,8 @@ local function describe_object(value, state, depth)
   local meta = meta_of(value)
   if is_plain(meta) then return describe_table(value, state, depth, "") end
   local name = name_of(meta)
+  local line = state.brief and brief.line(name, value)
+  if line then return in_brackets(line) end
   if not BY_FIELDS[name] and not errors.is_error(value) then
     local text = own_text(value, meta)
     if text then return in_brackets(named(text)) end
@@ -195,12 +198,13 @@ end
 
 ---The tree of `value`.
 ---@param value any
----@param options { depth: integer, max_items: integer, sort: boolean, reveal: boolean }
+---@param options sbx.inspect.Options  each of them but width and colour
 ---@return table node
 function describe.value(value, options)
   local state = {
     depth = options.depth, max_items = options.max_items, sort = options.sort,
-    reveal = options.reveal, budget = options.max_items * ITEMS_IN_ALL, seen = {},
+    reveal = options.reveal, brief = options.brief,
+    budget = options.max_items * ITEMS_IN_ALL, seen = {},
   }
   return describe_value(value, state, 0)
 end
