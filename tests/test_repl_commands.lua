@@ -1,6 +1,9 @@
 -- The prompt's own commands, on a terminal.
 
 local fs = require("sbx.fs")
+local host = require("sbx.core.host")
+local json = require("sbx.json")
+local process = require("sbx.process")
 local support = dofile("tests/repl_support.lua")
 
 local SCRIPT = [[
@@ -104,9 +107,68 @@ test("repl commands: time, reload, http, trace, boxes", { timeout = 60 }, functi
     t:await("this session has no sandboxes")
     p:type(":trace\r")
     t:await("(command) running")
-    p:type((":trace %s/trace.json\rtask.sleep(0)\r:trace off\r"):format(p.home))
-    t:await("the trace is in")
-    assert(fs.read(p.home .. "/trace.json"):find("^%s*[%[{]"))
     assert(p:leave().status == 0)
   end)
 end)
+
+local function explain(...)
+  return process.run({ host.executable(), "explain", ... }, { check = true }).stdout
+end
+
+test("repl commands: a trace is begun and ended at the prompt", { timeout = 60 }, function()
+  support.with_prompt({}, function(p)
+    local t = p.terminal
+    p:type(":trace off\r")
+    t:await("no trace that :trace has begun is written")
+    p:type(":trace ~/trace.json\r")
+    t:await("trace.json, until :trace off")
+    p:type(":trace other\r")
+    t:await("trace.json: :trace off ends it")
+    p:type("t = task.spawn(function() task.sleep(0.01) end)\rt:join()\r:trace off\r")
+    t:await("trace.json: sbxlua explain")
+    local shown = explain(p.home .. "/trace.json", "-o", "json")
+    local found = json.decode(shown)
+    assert(found.tasks >= 2 and found.seconds > 0, shown)
+    -- Another one, which ends with the prompt.
+    p:type(":trace ~/second.json\r")
+    t:await("second.json, until")
+    assert(p:leave().status == 0)
+    shown = explain(p.home .. "/second.json")
+    assert(not shown:find("its end is missing"), shown)
+  end)
+  local folder <close> = fs.tmpdir({ prefix = "repl-" })
+  support.with_prompt({ words = { "--trace", folder.path .. "/run.json" } }, function(p)
+    p:enter(":trace ~/other.json", "--trace writes one of all that happens here")
+    assert(p:leave().status == 0)
+  end)
+end)
+
+test("repl commands: many jobs stand in columns", { timeout = 60 }, function()
+  support.with_prompt({}, function(p)
+    for i = 1, 10 do
+      p:enter("x = " .. i)
+    end
+    p:type(":jobs\r")
+    local text = text_of(p.terminal:await("[10]  done"))
+    local first, last = text:match("(%[1%] [^\n]*)x = 1\n"), text:match("(%[10%] [^\n]*)x = 10\n")
+    assert(first and last and #first == #last, text)
+    assert(p:leave().status == 0)
+  end)
+end)
+
+test("repl commands: objects take a line, and :inspect shows all of one", { timeout = 60 },
+  function()
+    support.with_prompt({}, function(p)
+      local t = p.terminal
+      p:type("child = process.spawn({ 'sleep', '100' })\r{ child }\r")
+      local text = text_of(t:await(", running> }"))
+      assert(text:find("\n{ <process sleep, pid %d+, running> }\n"), text)
+      p:type(":inspect child\r")
+      t:await("\n  name = \"sleep\",\n")
+      p:type("child:close()\rchild\r")
+      t:await(", ended>")
+      p:type(":inspect\r")
+      t:await(":inspect VALUE")
+      assert(p:leave().status == 0)
+    end)
+  end)

@@ -136,6 +136,31 @@ test("repl editor: a paste is text, whatever is in it", function()
   assert(echo[19] == ". ... 9981 more lines", echo[19])
 end)
 
+-- From a terminal that does not mark pastes: as keys, in whatever pieces.
+test("repl editor: a paste without marks keeps its own blanks", function()
+  for _, pasted in ipairs({
+    "for i = 1, 3 do\n    if i > 1 then\n        f(i)\n    end\n  else",
+    "for i = 1, 3 do\n if i > 1 then\n  f(i)\n end",
+    "x = {\n      1,\n  { 2,\n  3 },",
+  }) do
+    local typed = pasted:gsub("\n", "\r")
+    becomes(typed, pasted .. "|")
+    -- Split behind an Enter, where an indentation has come before the blanks.
+    local e = new_editor()
+    for piece in typed:gmatch("[^\r]*\r?") do
+      type_keys(e, piece)
+    end
+    assert(text_of(e) == pasted .. "|", text_of(e))
+  end
+  -- What is flush left, or typed key by key, is indented.
+  local e = new_editor()
+  for key in ("do\rdo\r f()\rend\rend"):gmatch(".") do
+    type_keys(e, key)
+  end
+  assert(text_of(e) == "do\n  do\n     f()\n  end\n  end|", text_of(e))
+  becomes("do\rdo\rf()\rend\r--", "do\n  do\n    f()\n  end\n  --|")
+end)
+
 test("repl editor: what cannot be shown stands there as an escape", function()
   for line, shown in pairs({
     ["a\27b"] = "a^[b", ["\xff"] = "\\xff", ["\u{202e}"] = "\\u{202e}", ["\u{9b}"] = "\\u{9b}",

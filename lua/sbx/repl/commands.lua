@@ -64,12 +64,15 @@ end
 -- ------------------------------------------------------------------------- jobs
 
 local function list_jobs(self)
-  local rows, most = {}, (host.columns(1) or 80) - 1
+  local rows, most, digits = {}, (host.columns(1) or 80) - 1, 1
+  for _, job in ipairs(self.jobs.list) do
+    digits = math.max(digits, #tostring(job.number))
+  end
   for _, job in ipairs(self.jobs.list) do
     local age = time.format_duration(math.floor((job.ended or task.now()) - job.began))
     local waits = not job.ended and job.task.waiting_on
-    local row = ("[%d]%s %-9s %5s  %s"):format(job.number,
-      job == self.jobs.foreground and "+" or " ", job.state, age,
+    local mark = ("[%d]%s"):format(job.number, job == self.jobs.foreground and "+" or "")
+    local row = ("%s %-9s %6s  %s"):format(width.pad(mark, digits + #"[]+"), job.state, age,
       waits and "(" .. waits .. ") " or "")
     rows[#rows + 1] = width.cut(row .. clean.line(headline(job.text), 200), most)
   end
@@ -122,10 +125,19 @@ local function measure(self, argument)
   end })
 end
 
+local function inspect_whole(self, argument)
+  if argument == "" then fail(":inspect VALUE") end
+  start_input(self, argument, { whole = true })
+end
+
+-- A path as the shell has it.
+local function from_home(path)
+  return (path:gsub("^~/", (os.getenv("HOME") or "~") .. "/"))
+end
+
 local function load_file(self, argument)
   if argument == "" then fail(":load FILE") end
-  local path = argument:gsub("^~/", (os.getenv("HOME") or "~") .. "/")
-  local chunk, problem = loadfile(path)
+  local chunk, problem = loadfile(from_home(argument))
   if not chunk then error(problem, 0) end
   start_input(self, ":load " .. argument, { input = { fn = chunk, run = chunk,
     salvage = function() end } })
@@ -219,7 +231,7 @@ local function boxes()
   local ownership = package.loaded["sbx.sandbox.ownership"]
   local rows = {}
   for i, box in ipairs(ownership and ownership.list() or {}) do
-    rows[i] = tostring(box) .. (box.keep and ", kept" or "")
+    rows[i] = require("sbx.inspect.brief").line("sbx.sandbox.Box", box) or tostring(box)
   end
   print(#rows > 0 and table.concat(rows, "\n") or "this session has no sandboxes")
 end
@@ -235,14 +247,17 @@ local function trace(self, argument)
   if argument == "" then
     print(task.tree())
   elseif argument == "off" then
-    if not self.tracing then fail("no trace is written") end
+    if not self.tracing then fail("no trace that :trace has begun is written") end
     local path = self.tracing
     end_trace(self)
-    print("the trace is in " .. path)
+    print(("the trace is in %s: sbxlua explain %s"):format(path, path))
   else
     if self.tracing then fail("the trace goes to %s: :trace off ends it", self.tracing) end
-    require("sbx.trace").start(argument)
-    self.tracing = argument
+    local tracer, path = require("sbx.trace"), from_home(argument)
+    if tracer.is_on() then fail("--trace writes one of all that happens here") end
+    tracer.start(path)
+    self.tracing = path
+    print(("a trace goes to %s, until :trace off"):format(path))
     program_end.defer(function() end_trace(self) end, "the trace")
   end
 end
@@ -285,11 +300,13 @@ end
 list = {
   entry(":help [MODULE]", "this list, or a page of the documentation", help, page_names),
   entry(":doc FUNCTION", "what is known of a function", document),
+  entry(":inspect VALUE", "shows all fields of what is one line else", inspect_whole),
   entry(":jobs", "inputs that run or have ended lately", list_jobs),
   entry(":fg [N]", "brings a job to the foreground", to_foreground, job_numbers),
   entry(":bg", "leaves the job in the foreground to itself", to_background),
   entry(":cancel [N|all]", "ends a job and all its tasks", cancel, job_numbers),
-  entry(":trace [FILE|off]", "what each task waits for; or a trace, to a file", trace),
+  entry(":trace [FILE|off]", "what each task waits for; or a trace, to a file", trace,
+    function(_, prefix) return places.files(prefix) end),
   entry(":time CODE", "runs it and says how long it took", measure),
   entry(":load FILE", "runs a script", load_file, function(_, prefix)
     return places.files(prefix)

@@ -11,6 +11,8 @@ local LONG = 64 * 1024 -- bytes beyond which nothing is indented
 ---@class sbx.repl.Editor
 ---@field buffer sbx.repl.Buffer
 ---@field search { query: string, at: integer|nil, failed: boolean }|nil
+---@field private indent string   that the newest line got without anybody typing it
+---@field private indented boolean  that line has nothing else yet
 ---@field private back integer  how far back in the history the text is from; 0: it is new
 local Editor = {}
 Editor.__index = Editor
@@ -25,6 +27,7 @@ function editor.new(options)
   return setmetatable({
     buffer = buffer.new(), history = options.history,
     is_unfinished = options.is_unfinished, back = 0, draft = nil,
+    indent = "", indented = false,
   }, Editor)
 end
 
@@ -178,21 +181,43 @@ local function outdent(self)
   local before = table.concat(b.lines, "\n", 1, b.row - 1)
   local wanted = indent_of(before)
   wanted = wanted and wanted:sub(3)
-  if not wanted or blanks == wanted or #blanks ~= #wanted + 2 then return end
+  -- What somebody has typed or pasted stays.
+  if not wanted or blanks ~= self.indent or #blanks ~= #wanted + 2 then return end
   b.lines[b.row] = wanted .. rest
   b.at = math.max(1, b.at - (#blanks - #wanted))
 end
 
-local function new_line(self)
-  self.buffer:note("other")
-  outdent(self)
-  self.buffer:insert("\n" .. (indent_of(self.buffer:before()) or ""))
+local function is_blank(key)
+  return key.name == "tab" or key.text ~= nil and key.text:find("^ ") ~= nil
 end
 
-local function enter(self)
+-- A line that comes at once with its blanks is no typing but a paste, from a terminal
+-- that does not mark it.
+local function new_line(self, key)
+  self.buffer:note("other")
+  outdent(self)
+  local has_own = key.next and is_blank(key.next)
+  local indent = not has_own and indent_of(self.buffer:before()) or ""
+  self.buffer:insert("\n" .. indent)
+  self.indent, self.indented = indent, indent ~= ""
+end
+
+-- The same where the paste came in pieces, and the blanks in another one than the line's
+-- beginning.
+local function drop_indent(self, key)
+  local was_indented = self.indented
+  self.indented = false
+  local has_more = key.next or key.text and #key.text > 1
+  if was_indented and is_blank(key) and has_more then
+    self.buffer:remove_to(self.buffer:line_start())
+    self.indent = ""
+  end
+end
+
+local function enter(self, key)
   local text = self.buffer:text()
   if self.is_unfinished(text) then
-    new_line(self)
+    new_line(self, key)
     return nil
   end
   outdent(self)
@@ -272,10 +297,11 @@ local actions = {
 
 ---Takes a key. Returns what is to be done beyond the text, if anything: "accept",
 ---"complete", "interrupt", "end", "suspend" or "clear".
----@param key { name?: string, text?: string, paste?: string }
+---@param key { name?: string, text?: string, paste?: string, next?: table }  `next`: the one that came at once with it
 ---@return string|nil
 function Editor:key(key)
   if self.search and search_key(self, key) then return nil end
+  drop_indent(self, key)
   if key.paste then
     self.buffer:note("other")
     self.buffer:insert(key.paste)
@@ -285,7 +311,7 @@ function Editor:key(key)
     end
   else
     local action = actions[key.name]
-    return action and action(self)
+    return action and action(self, key)
   end
 end
 

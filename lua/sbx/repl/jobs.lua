@@ -24,6 +24,7 @@ local MOST_ENDED = 20 -- that are remembered
 ---@field cancelled string|nil  why
 ---@field err any
 ---@field seconds number|nil  that its own code took
+---@field whole boolean|nil  its values are shown with all their fields
 
 ---@class sbx.repl.Jobs
 ---@field foreground sbx.repl.Job|nil

@@ -1,7 +1,8 @@
 -- Bytes of a terminal as keys, in whatever pieces they come.
 --
 -- A key is { text = "abc" } for letters, { paste = "..." } for what came between the
--- marks of a paste, or { name = "left" }.
+-- marks of a paste, or { name = "left" }. Of several that came at once each has its
+-- `next`.
 
 local keys = {}
 
@@ -134,10 +135,7 @@ local function read_paste(self, bytes)
   return nil, ""
 end
 
----The keys that these bytes complete.
----@param bytes string
----@return { name?: string, text?: string, paste?: string }[]
-function Decoder:feed(bytes)
+local function read_keys(self, bytes)
   local found = {}
   bytes = self.pending .. bytes
   self.pending = ""
@@ -163,6 +161,17 @@ function Decoder:feed(bytes)
       at = after
     end
   end
+end
+
+---The keys that these bytes complete.
+---@param bytes string
+---@return { name?: string, text?: string, paste?: string, next?: table }[]
+function Decoder:feed(bytes)
+  local found = read_keys(self, bytes)
+  for i = 1, #found - 1 do
+    found[i].next = found[i + 1]
+  end
+  return found
 end
 
 ---Whether something has begun that more bytes may complete.

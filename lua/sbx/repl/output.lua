@@ -43,12 +43,15 @@ function output.error_text(err)
   return table.concat(trim(report.text(err)), "\n")
 end
 
----Prints the values of an input.
+---Prints the values of an input, the library's own objects in a line each.
 ---@async
 ---@param values table  with `n`
----@param label? string  before the first
-function output.values(values, label)
-  local options = { width = host.columns(1) or 80, colour = inspect.has_colour(1) }
+---@param label? string  before each
+---@param whole? boolean  with all their fields
+function output.values(values, label, whole)
+  local options = {
+    width = host.columns(1) or 80, colour = inspect.has_colour(1), brief = not whole,
+  }
   for i = 1, values.n do
     print((label or "") .. inspect(values[i], options))
   end

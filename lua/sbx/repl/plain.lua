@@ -56,7 +56,8 @@ function Plain:run(text, options)
     output.error(problem)
     return
   end
-  self.jobs:start(input, text, self.count).after = options.after
+  local job = self.jobs:start(input, text, self.count)
+  job.after, job.whole = options.after, options.whole
 end
 
 function Plain:ask_to_quit()
@@ -113,7 +114,7 @@ function plain.run()
     self.jobs = jobs.new(scope, {
       values = function(job, values)
         if values.n > 0 then _G._ = values[1] end
-        output.values(values)
+        output.values(values, nil, job.whole)
         if job.after then job.after(job) end
       end,
       ended = function(job)

@@ -76,7 +76,7 @@ end
 
 ---Runs an input in the foreground, where there is no job now. Never waits.
 ---@param text string
----@param options? { input?: sbx.repl.Input, after?: async fun(job: sbx.repl.Job) }
+---@param options? { input?: sbx.repl.Input, after?: async fun(job: sbx.repl.Job), whole?: boolean }
 function Prompted:run(text, options)
   options = options or {}
   self.count = self.count + 1
@@ -90,7 +90,7 @@ function Prompted:run(text, options)
     return
   end
   local job = self.jobs:start(input, text, number)
-  job.after = options.after
+  job.after, job.whole = options.after, options.whole
 end
 
 ---Runs `fn` beside what else is going on: for what is printed.
@@ -331,7 +331,7 @@ local function events(self)
   return {
     values = function(job, values)
       if values.n > 0 then _G._ = values[1] end
-      output.values(values, job.background and ("[%d] "):format(job.number) or nil)
+      output.values(values, job.background and ("[%d] "):format(job.number) or nil, job.whole)
       if job.after then job.after(job) end
     end,
     ended = function(job)

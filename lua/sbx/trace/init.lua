@@ -82,6 +82,12 @@ local function on_retry(op, err, pause)
   })
 end
 
+---Whether a trace is being written.
+---@return boolean
+function trace.is_on()
+  return core.now() ~= nil
+end
+
 ---Begins to write a trace. Raises kind `io` where the file cannot be written; it must be
 ---a plain one.
 ---@param path string
