@@ -4,6 +4,7 @@
 #include "watchdog.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <lauxlib.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,8 +23,9 @@ static const uint64_t MILLISECOND = 1000000;
 
 enum { DEFAULT_LIMIT = 100, LONGEST_LIMIT = 3600 * 1000 };  // milliseconds
 
-// A timer that goes off so much too late tells that the whole process stood
-// still: it was stopped, or the machine slept.
+// A timer that goes off so much too late, and not for want of a processor,
+// tells that the whole process stood still: it was stopped, or the machine
+// slept.
 static const uint64_t STANDSTILL = UINT64_C(60000000);
 
 static uint64_t clock_now(void) {
@@ -32,31 +34,54 @@ static uint64_t clock_now(void) {
   return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
-// What this thread has used up to now: nanoseconds of the processor, and how
-// often it waited in the kernel.
-static void note_usage(uint64_t *computed, long *waits) {
-  struct rusage usage = {0};
-  (void)getrusage(RUSAGE_THREAD, &usage);
-  *computed =
-      (uint64_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000000 +
-      (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000;
-  *waits = usage.ru_nvcsw;
+static uint64_t computed_of(const struct rusage *usage) {
+  return (uint64_t)(usage->ru_utime.tv_sec + usage->ru_stime.tv_sec) *
+             1000000000 +
+         (uint64_t)(usage->ru_utime.tv_usec + usage->ru_stime.tv_usec) * 1000;
 }
 
-// Whether the step went on since the timer was armed, which was during the step
-// or at its beginning: it computed or was blocked, and did not just queue for a
-// processor on a busy machine.
-static bool made_progress(const Watchdog *dog, uint64_t now) {
-  uint64_t computed;
-  long waits;
-  note_usage(&computed, &waits);
-  return waits > dog->waits ||
-         (computed - dog->computed) * 2 > now - dog->armed_at;
+// Nanoseconds that this thread has queued for a processor; false where the
+// kernel does not tell.
+static bool read_queued(const Watchdog *dog, uint64_t *queued) {
+  char text[96];
+  ssize_t count = pread(dog->schedstat, text, sizeof(text) - 1, 0);
+  if (count <= 0) return false;
+  text[count] = '\0';
+  const char *at = strchr(text, ' ');  // computed, queued, turns
+  if (!at) return false;
+  *queued = 0;
+  for (at++; *at >= '0' && *at <= '9'; at++)
+    *queued = *queued * 10 + (uint64_t)(*at - '0');
+  return true;
+}
+
+// How long it has queued since the timer was armed. Where nobody says, a step
+// that was never blocked queued whenever it did not compute.
+static uint64_t queued_since(const Watchdog *dog, uint64_t now) {
+  uint64_t queued;
+  if (read_queued(dog, &queued)) return queued - dog->queued;
+  struct rusage usage = {0};
+  (void)getrusage(RUSAGE_THREAD, &usage);
+  uint64_t computed = computed_of(&usage) - dog->computed;
+  uint64_t wall = now - dog->armed_at;
+  return usage.ru_nvcsw > dog->waits || computed > wall ? 0 : wall - computed;
+}
+
+// Adds what has passed of the step since the timer was armed. A busy machine
+// lets a step queue for long: that is no time of its own.
+static void note_own_time(Watchdog *dog, uint64_t now, uint64_t queued) {
+  uint64_t from = dog->began > dog->armed_at ? dog->began : dog->armed_at;
+  if (now > from + queued) dog->own += now - from - queued;
 }
 
 static void arm_for(Watchdog *dog, uint64_t nanoseconds) {
+  struct rusage usage = {0};
+  (void)getrusage(RUSAGE_THREAD, &usage);
+  dog->computed = computed_of(&usage);
+  dog->waits = usage.ru_nvcsw;
+  if (!read_queued(dog, &dog->queued)) dog->queued = 0;
   dog->armed_at = clock_now();
-  note_usage(&dog->computed, &dog->waits);
+  dog->due = dog->armed_at + nanoseconds;
   struct itimerspec when = {
       .it_value = {.tv_sec = (time_t)(nanoseconds / 1000000000),
                    .tv_nsec = (long)(nanoseconds % 1000000000)}
@@ -78,26 +103,33 @@ static void set_hook(lua_State *running) {
               LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
 }
 
+// Whether it has lasted too long, and when to look again.
+static void look_at_step(Watchdog *dog) {
+  uint64_t now = clock_now();
+  uint64_t queued = queued_since(dog, now);
+  if (now <= dog->due + queued + STANDSTILL) {
+    note_own_time(dog, now, queued);
+  } else if (!dog->late) {
+    dog->began = now;
+    dog->own = 0;
+  }
+  uint64_t left = dog->own < dog->limit ? dog->limit - dog->own : 0;
+  if (left == 0 && !dog->late) {
+    dog->late = 1;
+    set_hook(dog->reactor->running);
+  }
+  if (left == 0) left = dog->limit;
+  arm_for(dog, left > MILLISECOND ? left : MILLISECOND);
+}
+
 // A signal handler, always in the thread that runs Lua.
 static void on_tick(int number, siginfo_t *info, void *context) {
   int problem = errno;
   Watchdog *dog = info->si_value.sival_ptr;
-  uint64_t now = clock_now();
-  uint64_t due = dog->began + dog->limit;
-  if (!dog->stepping) {
+  if (dog->stepping)
+    look_at_step(dog);
+  else
     dog->armed = 0;
-  } else if (dog->late) {
-    arm_for(dog, dog->limit);
-  } else if (now < due) {
-    arm_for(dog, due - now);
-  } else if (now > due + STANDSTILL || !made_progress(dog, now)) {
-    dog->began = now;
-    arm_for(dog, dog->limit);
-  } else {
-    dog->late = 1;
-    set_hook(dog->reactor->running);
-    arm_for(dog, dog->limit);
-  }
   errno = problem;
 }
 
@@ -133,6 +165,8 @@ int watchdog_open(Watchdog **out, Reactor *reactor) {
     free(dog);
     return status;
   }
+  // Of this thread; read in a handler of signals, so opened here.
+  dog->schedstat = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
   *out = dog;
   return 0;
 }
@@ -142,6 +176,7 @@ void watchdog_close(Watchdog *dog) {
   // A tick that is on its way finds nobody.
   (void)signal(SIGRTMAX, SIG_IGN);
   (void)timer_delete(dog->timer);
+  if (dog->schedstat >= 0) (void)close(dog->schedstat);
   free(dog);
 }
 
@@ -176,7 +211,8 @@ void watchdog_report(Watchdog *dog, lua_State *L, const Task *task, uint64_t id,
   if (!dog->looked && task->state == TASK_WAITING &&
       place_of_task(task, dog->place))
     relation = "until ";
-  uint64_t lasted = (now - dog->began) / MILLISECOND;
+  note_own_time(dog, now, queued_since(dog, now));
+  uint64_t lasted = dog->own / MILLISECOND;
   dog->late = 0;
   dog->looked = false;
   if (!dog->place[0]) return;
