@@ -7,6 +7,7 @@ local hash = require("sbx.hash")
 local host = require("sbx.core.host")
 local input = require("sbx.cli.input")
 local signal = require("sbx.signal")
+local sync = require("sbx.sync")
 local task = require("sbx.task")
 
 local remote_run = {}
@@ -150,11 +151,25 @@ local function raw_terminal()
   })
 end
 
+-- A function that tells the process's terminal the size of ours, where that is another one
+-- than it knows. What is typed after a change waits for it: see `feed`.
+local function follower(process, cols, rows)
+  local turn = sync.mutex("size")
+  return function()
+    local _ <close> = turn:lock()
+    local wide, high = host.columns(1)
+    if not wide or wide == cols and high == rows then return end
+    cols, rows = wide, high
+    pcall(process.resize, process, cols, rows)
+  end
+end
+
 ---@async
-local function feed(process)
+local function feed(process, follow_size)
   local source = input.source()
   while true do
     local bytes = source()
+    follow_size()
     if not bytes then
       pcall(process.write, process, "\4") -- what a terminal has for the end
       return
@@ -181,13 +196,14 @@ local function run_on_terminal(box, given, running)
   }
   local _ <close> = raw_terminal()
   return task.scope(function(scope)
-    if given.interactive then scope:daemon(function() pcall(feed, process) end) end
+    local follow_size = columns and follower(process, columns, rows) or function() end
+    if given.interactive then scope:daemon(function() pcall(feed, process, follow_size) end) end
     if columns then
       scope:daemon(function()
         local resized <close> = signal.listen("WINCH")
+        follow_size() -- it may have changed before anybody listened
         for _ in resized:each() do
-          local wide, high = host.columns(1)
-          pcall(process.resize, process, wide or 80, high or 24)
+          follow_size()
         end
       end)
     end
