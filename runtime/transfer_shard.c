@@ -32,6 +32,15 @@ static void shard_free(Shard *shard) {
   free(shard);
 }
 
+// Whether a connection of HTTP/2 broke, and not one stream of it. libcurl keeps
+// it all the same, and gives it to the next request unless its socket shows by
+// then that it is dead, which one that was flooded need not.
+static bool lost_connection(const Transfer *transfer, CURLcode code) {
+  bool broke = code == CURLE_SEND_ERROR || code == CURLE_RECV_ERROR ||
+               code == CURLE_HTTP2;
+  return broke && transfer->http2 && transfer->attempts > 0;
+}
+
 // Ends what libcurl has finished, and what broke inside its callbacks. To be
 // called after each curl_multi_socket_action, also when nothing is running.
 void shard_settle(Shard *shard) {
@@ -44,7 +53,9 @@ void shard_settle(Shard *shard) {
        (message = curl_multi_info_read(shard->multi, &left));) {
     if (message->msg != CURLMSG_DONE) continue;
     Transfer *transfer = transfer_of(message->easy_handle);
-    transfer_explain(transfer, message->data.result);
+    CURLcode code = message->data.result;
+    transfer_explain(transfer, code);
+    if (lost_connection(transfer, code)) shard->retired = true;
     transfer_finish(transfer);
   }
   while (pool->broken)
