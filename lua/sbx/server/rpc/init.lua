@@ -118,6 +118,8 @@ local function launch(record, options)
     if worked then
       ok, session, programs.lacks_bash = true, other, true
       record.logs:add(("this image has no %s: commands run by %s"):format(BASH, INSTEAD))
+    elseif not errors.is_error(other) or other.code ~= "ENOENT" then
+      session = other -- what stood in the way of the other one is what matters
     end
   end
   if not ok then refuse_start(session) end
