@@ -53,12 +53,13 @@ test("exec, vm: -t gives the command a terminal, of the size of ours", function(
     started:type("stty size; test -t 0 && echo a terminal\n")
     started:await("15 60")
     started:await("\na terminal")
-    started:type("trap 'echo interrupted' INT; cat\n")
+    started:type("trap 'echo interrupted' INT; echo now; cat\n")
+    started:await("\nnow") -- from here on only `cat` and what is typed are on the screen
     started:type("typed\n")
     started:await("typed\ntyped")
     started:type("\3")
-    started:await("interrupted")
-    started:resize(70, 20)
+    started:await("^Cinterrupted")
+    started:resize(70, 20) -- what is typed after it finds the new size
     started:type("stty size\n")
     started:await("20 70")
     started:type("exit 5\n")
