@@ -96,8 +96,7 @@ local function with_shell(plan, args)
   if plan.overlay then
     image_root.prepare(plan, lines, words)
   elseif plan.disk then
-    lines[#lines + 1] = ("mkdir %s/root; chown %d:%d %s/root"):format(
-      disk.SPOT, plan.uid, plan.uid, disk.SPOT)
+    lines[#lines + 1] = ("install -d -o %d -g %d %s/root"):format(plan.uid, plan.uid, disk.SPOT)
   end
   local before = mount_namespace(plan)
   if #lines == 1 then return args, plan.uid end
