@@ -13,10 +13,11 @@ local wire = require("sbx.sandbox.wire")
 local LATENCY = 0.04 -- seconds
 
 -- A client whose sandboxes run from the moment that `boots` names; `cloud.answer` may
--- answer instead.
-local function new_cloud(boots)
+-- answer instead. `is_ours`: its server is one of ours, without limits.
+local function new_cloud(boots, is_ours)
   local cloud = { boots = boots, began = task.now(), asked = 0, flying = {}, requests = {} }
   local client = { reached = {}, config = {} }
+  client.governor = { is_free = function() return is_ours or false end }
   client.poller = poller.new(client)
   cloud.client = client
 
@@ -126,6 +127,35 @@ test("poller: a single one is looked at less and less often", virtual, function(
   assert(cloud.asked >= 12 and cloud.asked <= 26, cloud.asked)
   local first, second = cloud.requests[1].at, cloud.requests[2].at
   assert(first >= 0.0245 and first < 0.03 and second - first >= 0.1)
+end)
+
+test("poller: a server of our own is asked sooner, while there are few", virtual, function()
+  local function looks_at(count, is_ours)
+    local ids, boots = names(count)
+    for _, id in ipairs(ids) do
+      boots[id] = 0.06
+    end
+    local cloud = new_cloud(boots, is_ours)
+    cloud.latency = 0.001
+    task.map(ids, function(id) watch_until_running(cloud, id) end, { limit = count })
+    cloud.check_idle()
+    return cloud.requests
+  end
+  for _, count in ipairs({ 1, 8 }) do
+    local ours = looks_at(count, true)
+    assert(ours[1].at < 0.03 and ours[#ours].at < 0.1, ours[#ours].at)
+    assert(#ours <= 4, #ours)
+    local others = looks_at(count, false)
+    assert(#others == 2 and others[2].at >= 0.1, others[2].at)
+  end
+  local many = looks_at(9, true)
+  assert(#many == 2 and many[2].at >= 0.1, many[2].at)
+end)
+
+test("poller: a server of our own is not asked often for long", virtual, function()
+  local cloud = new_cloud({ a = 60 }, true)
+  assert(watch_until_running(cloud, "a") < 66.5)
+  assert(cloud.asked <= 30, cloud.asked)
 end)
 
 test("poller: many tasks may wait for the same sandbox", virtual, function()

@@ -123,6 +123,12 @@ local function set_free(self)
   self.widths = {}
 end
 
+---Whether the server is one of ours, which limits nothing but by refusals.
+---@return boolean
+function Governor:is_free()
+  return self.free
+end
+
 -- ---------------------------------------------------------------------- sharing
 
 ---@async

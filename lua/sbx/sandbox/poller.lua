@@ -17,12 +17,14 @@ local GATHER = 0.025 -- seconds from the first wish to look until the request
 local FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.1, 5, 1.5 -- seconds between looks at one
 local BUILD_PAUSE, BUILD_SLACK = 10, 1 -- the same while its image is built
 local SHARE, LEAST_INTERVAL, MOST_INTERVAL = 0.02, 0.1, 1 -- seconds between rounds
+local FEW, QUICK = 8, 0.02 -- for so many a server of our own is asked that soon again
 local MOST = 100 -- ids in one request
 local AT_ONCE = 8 -- requests in flight
 local TICK = 0.0005 -- seconds that count as none
 
 ---@class sbx.sandbox.Poller
 ---@field private asker sbx.sandbox.Asker
+---@field private governor sbx.sandbox.Governor
 ---@field private entries table<string, table>  what is watched, by id
 ---@field private count integer  of them
 ---@field private sleepers table<sbx.sandbox.Watch, boolean>  those who wait for news
@@ -51,9 +53,19 @@ Watch.__index = Watch
 ---@return sbx.sandbox.Poller
 function poller.new(client)
   return setmetatable({
-    asker = status.asker(client), entries = {}, count = 0, sleepers = {},
+    asker = status.asker(client), governor = client.governor,
+    entries = {}, count = 0, sleepers = {},
     wake_at = math.huge, last_round = -math.huge, line = {}, carried = 0,
   }, Poller)
+end
+
+-- Whether asking often costs nothing: a sandbox of this machine is there in no time.
+local function may_hurry(self)
+  return self.count <= FEW and self.governor:is_free()
+end
+
+local function first_pause(self)
+  return may_hurry(self) and QUICK or FIRST_PAUSE
 end
 
 ---Begins to watch a sandbox; `close` ends it. For one task.
@@ -64,10 +76,11 @@ function Poller:watch(id)
   local soon = task.now() + GATHER
   if not entry then
     entry = {
-      id = id, watches = {}, due = soon, slack = GATHER, pause = FIRST_PAUSE, flying = false,
+      id = id, watches = {}, due = soon, slack = GATHER, flying = false,
     }
     self.entries[id] = entry
     self.count = self.count + 1
+    entry.pause = first_pause(self)
   end
   if soon < entry.due then
     entry.due, entry.slack = soon, GATHER
@@ -118,6 +131,7 @@ end
 
 -- Seconds between two rounds: the more there are, the longer.
 local function interval_of(self)
+  if may_hurry(self) then return QUICK end
   return math.max(LEAST_INTERVAL, math.min(MOST_INTERVAL, SHARE * self.count))
 end
 
@@ -128,7 +142,7 @@ local function plan_next(self, entry, record)
     return
   end
   -- That a command gets through follows soon.
-  if record.status == "RUNNING" and entry.status ~= "RUNNING" then entry.pause = FIRST_PAUSE end
+  if record.status == "RUNNING" and entry.status ~= "RUNNING" then entry.pause = first_pause(self) end
   entry.status = record.status
   entry.pause = math.max(entry.pause, interval_of(self))
   entry.due = task.now() + throttle.jitter(entry.pause)
