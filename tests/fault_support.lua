@@ -1,22 +1,45 @@
 -- For tests of what is tried again: pauses that cost no time, clocks of sbx.http that
 -- are short, and what became of a call.
 
+local core = require("sbx.core.task")
 local http = require("sbx.http")
 local task = require("sbx.task")
 local test_module = require("sbx.test")
+local timing = require("sbx.core.test")
 
 local support = {}
 
 local ended = { done = true, failed = true, cancelled = true }
 
----Calls `fn(...)` on the virtual clock and moves that on until it has ended.
+-- What takes real time and comes to an end by itself, however busy the machine is.
+local at_work = {
+  http = true, ["http upload"] = true, connect = true, ["name look-up"] = true, open = true,
+  mkstemp = true, mkdir = true, rename = true, remove = true, unlink = true, stat = true,
+  chmod = true, fsync = true, write = true, close = true,
+}
+
+local HANGS = 5 -- real seconds: what is at work for longer waits for the virtual clock
+
+local function is_at_work()
+  for _, each in ipairs(core.list()) do
+    if at_work[each.waiting_on] then return true end
+  end
+  return false
+end
+
+---Calls `fn(...)` on the virtual clock and moves that on until it has ended, but not
+---while something real is at work: a busy machine is no reason for a deadline to pass.
 ---@async
 ---@return boolean ok, any result
 function support.at_once(fn, ...)
   local clock = test_module.clock()
   local running = task.pspawn(fn, ...)
   while not ended[running.status] do
-    clock:advance(1)
+    local since = timing.now()
+    repeat
+      clock:advance(0) -- over after some moments of silence
+    until ended[running.status] or not is_at_work() or timing.now() - since > HANGS
+    if not ended[running.status] then clock:advance(1) end
   end
   return running:pjoin()
 end
@@ -30,13 +53,16 @@ function support.failure(fn, ...)
   return err
 end
 
----Until the value is closed no request is waited for longer than `seconds`.
-function support.impatient(seconds, connect_seconds)
+---Until the value is closed no request to a URL that matches `pattern` is waited for
+---longer than `seconds`. Only what hangs may match: the rest gets all the time it needs.
+function support.impatient(pattern, seconds, connect_seconds)
   local request, stream = http.request, http.stream
   local function hurried(fn)
     return function(method, url, options)
-      options.timeout = math.min(options.timeout or seconds, seconds)
-      options.connect_timeout = connect_seconds or options.connect_timeout
+      if url:find(pattern) then
+        options.timeout = math.min(options.timeout or seconds, seconds)
+        options.connect_timeout = connect_seconds or options.connect_timeout
+      end
       return fn(method, url, options)
     end
   end

@@ -102,7 +102,7 @@ end)
 
 test("gateway: a connection that does not come about is no timeout of the command", function()
   local mute <close> = faults.start()
-  local _ <close> = support.impatient(5, 0.05)
+  local _ <close> = support.impatient("^https:", 5, 0.1)
   for _, op in ipairs(OPS) do
     local server <close> = faults.start()
     server.gateway_url = mute.url:gsub("^http", "https")
@@ -119,7 +119,7 @@ test("gateway: silence ends with the timeout of its kind", function()
     exec = "command_timeout", upload = "upload_timeout", download = "download_timeout",
     read = "api_timeout",
   }
-  local _ <close> = support.impatient(0.05)
+  local _ <close> = support.impatient("/gw/", 0.5)
   for _, op in ipairs(OPS) do
     local server <close> = faults.start({ [op] = function() return { hang = true } end })
     local client <close> = server:client()
@@ -131,7 +131,7 @@ test("gateway: silence ends with the timeout of its kind", function()
 end)
 
 test("gateway: a timeout of a sandbox that has ended says so", function()
-  local _ <close> = support.impatient(0.05)
+  local _ <close> = support.impatient("/exec$", 0.5)
   local kinds = { TERMINATED = "not_running", ERROR = "oom", TIMEOUT = "sandbox_timeout" }
   for status, kind in pairs(kinds) do
     for _, reply in ipairs({ { hang = true }, { status = 408 } }) do
@@ -275,7 +275,8 @@ test("gateway: a token that cannot be had fails with the control plane's error",
 end)
 
 test("gateway: no answer about the sandbox's state leaves the first failure as it is", function()
-  local _ <close> = support.impatient(0.05)
+  local _ <close> = support.impatient("/error%-context$", 0.5)
+  local _ <close> = support.impatient("/sandbox/[^/]+$", 0.5)
   local replies = { { cut = "close" }, { status = 500 }, { body = "[]" }, { hang = true } }
   for _, reply in ipairs(replies) do
     local server <close> = faults.start({

@@ -110,7 +110,7 @@ test("tokens: a fetch does not last for ever", function()
   local support = dofile(here .. "fault_support.lua")
   local server <close> = faults.start({ auth = function() return { hang = true } end })
   local client <close> = server:client()
-  local _ <close> = support.impatient(0.1)
+  local _ <close> = support.impatient("/auth$", 0.5)
   local _, failures = task.map({ 1, 2, 3 }, function() return client.tokens:get("sbx-1", "x") end,
     { on_error = "collect" })
   assert(#failures == 3 and failures[1].kind == "api_timeout" and server:count("auth") == 1)

@@ -103,7 +103,7 @@ test("wire: a connection that does not come about is a timeout, and nothing was 
   local client <close> = sandbox.client({
     api_key = faults.KEY, base_url = (mute.url:gsub("^http", "https")),
   })
-  local _ <close> = support.impatient(5, 0.05)
+  local _ <close> = support.impatient("^https:", 5, 0.1)
   for op in pairs(calls) do
     local err = api.failure(send, client, op)
     support.expect(err, {
@@ -113,7 +113,7 @@ test("wire: a connection that does not come about is a timeout, and nothing was 
 end)
 
 test("wire: silence ends with a timeout and is not asked again", function()
-  local _ <close> = support.impatient(0.05)
+  local _ <close> = support.impatient("^http:", 0.5)
   for op, about in pairs(calls) do
     local server <close> = faults.start({ [op] = function() return { hang = true } end })
     local client <close> = server:client()

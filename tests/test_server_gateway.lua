@@ -299,7 +299,8 @@ test("gateway: 64 MiB goes up and down with flat memory", { timeout = 120 }, fun
   assert(hash.sha256_file(target) == wanted)
   local grown = peak(server.pid) - before
   server.stop()
-  assert(grown < 24 * 1048576, grown)
+  -- Far less than the file; an allocator under the sanitizers keeps a lot for itself.
+  assert(grown < 40 * 1048576, grown)
 end)
 
 test("gateway: an upload that announces too much is 413 at once", function()
