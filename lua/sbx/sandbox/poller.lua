@@ -142,7 +142,8 @@ local function plan_next(self, entry, record)
     return
   end
   -- That a command gets through follows soon.
-  if record.status == "RUNNING" and entry.status ~= "RUNNING" then entry.pause = first_pause(self) end
+  local has_booted = record.status == "RUNNING" and entry.status ~= "RUNNING"
+  if has_booted then entry.pause = first_pause(self) end
   entry.status = record.status
   entry.pause = math.max(entry.pause, interval_of(self))
   entry.due = task.now() + throttle.jitter(entry.pause)
