@@ -16,7 +16,7 @@ local browser = {}
 local Browser = {}
 Browser.__index = Browser
 
-local WAIT_SECONDS = 30
+local WAIT_SECONDS = 90
 
 local PROGRAMS = { "chromium", "chromium-browser", "google-chrome" }
 

@@ -178,7 +178,7 @@ end
 ---Waits until the driver has no container any more.
 ---@async
 function support.await_none(driver)
-  task.timeout(20, function()
+  task.timeout(60, function()
     while #support.containers(driver) > 0 do
       task.sleep(0.02)
     end

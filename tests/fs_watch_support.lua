@@ -30,7 +30,7 @@ support.word = word
 ---@async
 function support.words_until(watch, dir, last)
   local words = {}
-  task.timeout(20, function()
+  task.timeout(60, function()
     repeat
       words[#words + 1] = word(watch:wait(), dir)
     until words[#words]:find(last)

@@ -72,7 +72,7 @@ function watch.run(fn)
     return #seen
   end
   fn(start, look, env)
-  task.timeout(20, function()
+  task.timeout(60, function()
     while #marked(mark) > 0 do
       task.sleep(0.01)
     end

@@ -14,7 +14,7 @@ end
 
 ---@async
 function support.await_gone(pid)
-  task.timeout(10, function()
+  task.timeout(60, function()
     while support.runs(pid) do
       task.sleep(0.005)
     end
@@ -24,7 +24,7 @@ end
 ---The content of a file once it is there and ends with a line feed.
 ---@async
 function support.await_file(path)
-  return task.timeout(20, function()
+  return task.timeout(60, function()
     while true do
       local ok, text = pcall(fs.read, path)
       if ok and text:find("\n$") then return text end

@@ -46,7 +46,7 @@ function support.interrupt(text, pattern, ...)
   local running <close> = run.start({ "test", folder.path .. "/test_sample.lua", ... })
   running:await("stdout", pattern)
   running:kill("INT")
-  local code = task.timeout(30, running.finish, running)
+  local code = task.timeout(60, running.finish, running)
   return code, running.text.stdout, running.text.stderr
 end
 

@@ -87,7 +87,7 @@ end
 ---Waits until a command in the sandbox succeeds.
 ---@async
 function support.await(box, command)
-  task.timeout(20, function()
+  task.timeout(60, function()
     while box:exec(command).exit_code ~= 0 do
       task.sleep(0.05)
     end

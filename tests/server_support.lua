@@ -46,7 +46,7 @@ function Api:await(id, ...)
   for _, status in ipairs { ... } do
     wanted[status] = true
   end
-  return task.timeout(20, function()
+  return task.timeout(60, function()
     while true do
       local _, object = self:call("GET", "/sandbox/" .. id)
       if wanted[object.status] then return object end

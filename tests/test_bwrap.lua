@@ -283,7 +283,7 @@ test("bwrap: an end that nobody asked for is told, one that was is not", functio
   box:on_exit(function(text)
     reason:wake(text)
   end)
-  local text = task.timeout(20, reason.wait, reason)
+  local text = task.timeout(60, reason.wait, reason)
   assert(text:find("ended", 1, true))
   box:kill()
 

@@ -5,7 +5,7 @@ local disk = require("sbx.server.driver.bwrap_disk")
 local fs = require("sbx.fs")
 local task = require("sbx.task")
 
-test("bwrap disk: more sizes at once than templates are kept", { timeout = 60 }, function()
+test("bwrap disk: more sizes at once than templates are kept", { timeout = 180 }, function()
   local driver = bwrap.open()
   if not driver.disks then
     driver:close()
@@ -17,7 +17,7 @@ test("bwrap disk: more sizes at once than templates are kept", { timeout = 60 },
   end
   local seen = task.map(sizes, function(size)
     local box = driver:create({ id = "disk-" .. size, hostname = "disk", disk_size_gb = size })
-    local found = box.agent:exec { command = "df -k / | tail -n 1", timeout = 30 }
+    local found = box.agent:exec { command = "df -k / | tail -n 1", timeout = 60 }
     box:kill()
     return tonumber(found.stdout:match("%S+%s+(%d+)"))
   end)
@@ -67,7 +67,7 @@ test("bwrap disk: no sandbox may write more than this machine's disk has", funct
   local free = fs.disk(driver.disks.folder).available
   local asked = (free >> 30) + 100
   local box = driver:create({ id = "disk-all", hostname = "disk", disk_size_gb = asked })
-  local found = box.agent:exec { command = "df -k / | tail -n 1", timeout = 30 }
+  local found = box.agent:exec { command = "df -k / | tail -n 1", timeout = 60 }
   box:kill()
   driver:close()
   assert(tonumber(found.stdout:match("%S+%s+(%d+)")) * 1024 < free, found.stdout)

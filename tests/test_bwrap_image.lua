@@ -34,7 +34,7 @@ local function with_image(fn, more)
       end
       local box = driver:create(spec)
       local ok, failure = pcall(use, function(command)
-        return box.agent:exec { command = command, timeout = 20 }
+        return box.agent:exec { command = command, timeout = 60 }
       end, box)
       box:kill()
       if not ok then error(failure, 0) end
@@ -221,7 +221,7 @@ task.sleep(60)
       task.sleep(0.02 + i * 0.015)
       child:kill(9)
       child:wait()
-      task.timeout(10, function()
+      task.timeout(60, function()
         local left
         repeat
           left = false

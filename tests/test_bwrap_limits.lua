@@ -20,7 +20,7 @@ local function with_box(options, fn)
   options.id, options.hostname = "limits-" .. hash.random_hex(4), "limits"
   local box = driver:create(options)
   local ok, failure = pcall(fn, box, function(command)
-    return box.agent:exec { command = command, timeout = 30 }
+    return box.agent:exec { command = command, timeout = 60 }
   end, driver)
   box:kill()
   driver:close()
@@ -142,7 +142,7 @@ require("sbx.task").sleep(60)
 ]]):format(state))
   local function killed_server()
     local child <close> = process.spawn({ host.executable(), script }, { stdout = "pipe" })
-    local path, disks = task.timeout(20, child.stdout.read, child.stdout):match("(%S+) (%S*)")
+    local path, disks = task.timeout(60, child.stdout.read, child.stdout):match("(%S+) (%S*)")
     -- Of a server that lives another one takes nothing.
     local other = bwrap.open()
     other:sweep {}

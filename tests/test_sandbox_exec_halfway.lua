@@ -11,7 +11,7 @@ local task = require("sbx.task")
 
 local LOCKS = "%.sbx%-[%x.shin]+\n"
 
-test("exec: a deadline is kept though the client is killed", { timeout = 60 }, function()
+test("exec: a deadline is kept though the client is killed", { timeout = 180 }, function()
   support.with_box(function(box, client)
     local child <close> = run_support.start({ "-e", ([[
       local client = require("sbx.sandbox").client()

@@ -87,7 +87,7 @@ end)
 
 local LONG = "# " .. ("it's long "):rep(30000) .. "\nwc -c; echo \"$0 $A\"; exit 5"
 
-test("long commands: 300 KB run in every way", { timeout = 60 }, function()
+test("long commands: 300 KB run in every way", { timeout = 180 }, function()
   support.with_box(function(box, client)
     for _, options in ipairs({
       { stdin = "abc" }, { stdin = ("x"):rep(100000) }, { spool = true }, { timeout = 100 },

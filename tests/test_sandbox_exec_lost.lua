@@ -107,7 +107,7 @@ test("spool: a start that comes twice runs once", function()
   end)
 end)
 
-test("spool: looks that fail or are cut lose and repeat nothing", { timeout = 60 }, function()
+test("spool: looks that fail or are cut lose and repeat nothing", { timeout = 180 }, function()
   local n = 0
   local function hostile(call, pass)
     if kind(call) ~= "look" then return nil end

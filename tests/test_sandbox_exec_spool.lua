@@ -108,7 +108,7 @@ test("exec: standard input, small and large, from all sources, and its end", fun
   end)
 end)
 
-test("exec: output as it comes, in order and once, in little memory", { timeout = 90 }, function()
+test("exec: output as it comes, in order and once, in little memory", { timeout = 180 }, function()
   support.with_box(function(box)
     local size, pieces, largest = 0, 0, 0
     collectgarbage()
@@ -190,7 +190,7 @@ test("exec: a deadline kills all that was started, whatever it ignores", functio
   end)
 end)
 
-test("exec: cancelled at any moment, nothing is left in the sandbox", { timeout = 90 }, function()
+test("exec: cancelled at any moment, nothing is left in the sandbox", { timeout = 180 }, function()
   support.with_box(function(box)
     for _, seconds in ipairs({ 0, 0.001, 0.003, 0.01, 0.02, 0.04, 0.4 }) do
       local in_time = task.move_on(seconds, box.exec, box, STUBBORN, {

@@ -47,7 +47,7 @@ local function check(ok, result, runs)
 end
 
 test("spool: whatever becomes of one request, nothing runs twice, no word is false",
-  { timeout = 120 }, function()
+  { timeout = 180 }, function()
     local mode, target, seen
     local function trouble(call, pass)
       if not mode then return nil end

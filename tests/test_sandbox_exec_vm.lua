@@ -57,7 +57,7 @@ test("exec in a vm: small input, words, max_output and check", function()
   end)
 end)
 
-test("exec in a vm: a spool works there, too, and a deadline kills", { timeout = 60 }, function()
+test("exec in a vm: a spool works there, too, and a deadline kills", { timeout = 180 }, function()
   local before = ours()
   with_vm(function(client)
     local result = client:execute_command("sbx-1", "[[ a == a ]] && echo out; exit 4",

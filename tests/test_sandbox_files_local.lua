@@ -75,7 +75,7 @@ local function memory(name)
   return tonumber(fs.read("/proc/self/status"):match(name .. ":%s*(%d+) kB")) / 1024
 end
 
-test("local files: much passes through little memory", { timeout = 120 }, function()
+test("local files: much passes through little memory", { timeout = 180 }, function()
   with_box(function(box, folder)
     fs.mkdir(folder .. "/tree")
     fs.write(folder .. "/tree/large", "")

@@ -422,7 +422,7 @@ test("gc: Ctrl-C in the middle leaves a ledger that the next one finishes", func
   local run <close> = support.start({ "gc", "--yes" }, {
     PRIME_API_KEY = api.KEY, PRIME_API_BASE_URL = at.server.url, XDG_STATE_HOME = at.path,
   })
-  task.timeout(20, function()
+  task.timeout(60, function()
     while at.server:count("bulk_delete") + at.server:count("delete") == 0 do
       task.sleep(0.01)
     end

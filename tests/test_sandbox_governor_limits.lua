@@ -210,7 +210,7 @@ local function race(limiter)
   assert(math.min(table.unpack(shares)) >= 60, shares[1] .. " and " .. shares[2])
 end
 
-test("governor: two processes keep to one limit and share it evenly", { timeout = 120 }, function()
+test("governor: two processes keep to one limit and share it evenly", { timeout = 180 }, function()
   task.gather({
     function() race(limiters.window(50, 10)) end,
     function() race(limiters.bucket(50, 5)) end,

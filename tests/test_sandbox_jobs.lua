@@ -12,7 +12,7 @@ local task = require("sbx.task")
 local JOB_FILES = "job_[%w.]+\n"
 
 local function finished(client, job)
-  return task.timeout(20, function()
+  return task.timeout(60, function()
     while true do
       local status = client:get_background_job(job.sandbox_id, job)
       if status.completed then return status end
@@ -45,7 +45,7 @@ test("jobs: start, look, look again; quotes, comments, folders and variables sur
   end)
 end)
 
-test("jobs: run waits for the end, with all bytes of the last 10 MiB", { timeout = 90 }, function()
+test("jobs: run waits for the end, with all bytes of the last 10 MiB", { timeout = 180 }, function()
   support.with_box(function(box, client)
     local status = box:run_background_job({ "sh", "-c", "printf '\\377\\000x'; exit 3" })
     assert(status.exit_code == 3 and status.stdout == "\xff\0x")
@@ -282,7 +282,7 @@ local function with_sdk(python)
     local job = box:start_background_job("echo 'out ü'; echo err >&2; exit 5")
     finished(client, job)
     local result = process.run({ python, here .. "peers/sdk_jobs.py", box.id, job.id }, {
-      timeout = 50,
+      timeout = 60,
       env = {
         HOME = home.path, PRIME_API_KEY = client.config.api_key,
         PRIME_API_BASE_URL = client.base_url, NO_PROXY = "127.0.0.1",
@@ -296,7 +296,7 @@ local function with_sdk(python)
   end)
 end
 
-test("jobs: the vendor's SDK reads ours, and we read its", { timeout = 120 }, function()
+test("jobs: the vendor's SDK reads ours, and we read its", { timeout = 180 }, function()
   for _, python in ipairs(sdks.pythons()) do
     with_sdk(python)
   end

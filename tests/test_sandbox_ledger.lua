@@ -410,7 +410,7 @@ test("dead runs: a process is known by its birth; a dead one that nobody reaped 
   assert(own and own == ledger.born(process.pid()))
   assert(tonumber(ledger.born(child.pid)) > tonumber(own))
   local children = ("/proc/%d/task/%d/children"):format(child.pid, child.pid)
-  task.timeout(20, function()
+  task.timeout(60, function()
     while true do
       local orphan = math.tointeger(tonumber(fs.read(children):match("%d+") or ""))
       local line = orphan and fs.read(("/proc/%d/stat"):format(orphan))

@@ -190,7 +190,7 @@ end)
 ---@async
 local function run_script(...)
   local words = { host.executable(), ... }
-  return process.run(words, { timeout = 50 })
+  return process.run(words, { timeout = 60 })
 end
 
 test("demo: launch_demo prints 42 and ends with nothing left", function()

@@ -246,7 +246,7 @@ test("ports: a real server over TCP and HTTP, until its block ends", function()
     end)))
     do
       local exposed <close> = box:expose(7001)
-      assert(http.get(exposed.url, { timeout = 10 }).status == 502)
+      assert(http.get(exposed.url, { timeout = 60 }).status == 502)
     end
   end)
   local failures = run.finish()

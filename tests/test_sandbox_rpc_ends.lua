@@ -71,7 +71,7 @@ end)
 
 -- ------------------------------------------------------------------- its ends
 
-test("rpc process: closing it asks it to end, and insists", { timeout = 60 }, function()
+test("rpc process: closing it asks it to end, and insists", { timeout = 180 }, function()
   with_vm({}, function(client, vm)
     local pid
     do

@@ -83,7 +83,7 @@ test("rpc exec: many megabytes come whole", function()
   end)
 end)
 
-test("rpc exec: too much output ends the command", { timeout = 120 }, function()
+test("rpc exec: too much output ends the command", { timeout = 180 }, function()
   local event = rpc.event({ data = { stdout = ("x"):rep(15 << 20) } })
   with_vm({
     Start = function(call)

@@ -257,7 +257,7 @@ test("rpc hostile: an end is enough, also when the stream goes on for ever", fun
     end)
     return true
   end, function(client)
-    assert(is_right(task.timeout(20, exec, client)))
+    assert(is_right(task.timeout(60, exec, client)))
   end)
 end)
 

@@ -9,7 +9,7 @@ local sdks = dofile(here .. "sdk_support.lua")
 local api = dofile(here .. "peers/api.lua")
 local rpc = dofile(here .. "peers/rpc.lua")
 
-test("rpc sdk: our client and a server of the Connect library", { timeout = 120 }, function()
+test("rpc sdk: our client and a server of the Connect library", { timeout = 180 }, function()
   local python = sdks.newest(sdks.COMMAND_SESSION)
   local peer <close> = process.spawn({ python, here .. "peers/rpc_connect.py" }, {
     stdin = "pipe", stdout = "pipe",
@@ -46,7 +46,7 @@ test("rpc sdk: our client and a server of the Connect library", { timeout = 120 
 end)
 
 -- The newer ones live with the real server, in test_server_sdk.lua.
-test("rpc sdk: the vendor's SDK and the server of these tests", { timeout = 120 }, function()
+test("rpc sdk: the vendor's SDK and the server of these tests", { timeout = 180 }, function()
   local python = sdks.pythons(sdks.COMMAND_SESSION)[1]
   local vm <close> = rpc.start({}, { keepalive = 0.05 })
   local server <close> = api.start({ auth = vm:auth() })

@@ -317,7 +317,7 @@ test("token store: a process that goes on has written what it fetched", function
   local server <close> = start(1)
   local one = worker(server, "1", "1", "stay")
   assert(one.stdout:read():find("done", 1, true))
-  task.timeout(20, function()
+  task.timeout(60, function()
     local path = path_of(server:client())
     while not fs.exists(path) do
       task.sleep(0.02)

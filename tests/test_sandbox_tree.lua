@@ -74,7 +74,7 @@ local function archives()
 end
 
 local function await(condition)
-  task.timeout(10, function()
+  task.timeout(60, function()
     while not condition() do
       task.sleep(0.05)
     end

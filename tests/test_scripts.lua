@@ -226,7 +226,7 @@ test("collect_logs: follows a log, each line once; Ctrl-C leaves what was collec
       "--start", "echo begun; sleep 0.2; echo ended",
       "--for", "10m", "--every", "100ms", "--into", folder.path,
     }))
-    task.timeout(20, function()
+    task.timeout(60, function()
       while not collected():find("ended\n", 1, true) do
         task.sleep(0.02)
       end

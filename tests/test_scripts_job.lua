@@ -43,7 +43,7 @@ test("long_job: Ctrl-C ends all of the command in a sandbox that stays", functio
     local going <close> = support.start(words, scripts.env(server))
     going:await("stdout", "begun\n")
     local count = "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep -c '^4711$'"
-    task.timeout(20, function()
+    task.timeout(60, function()
       while box:exec(count).stdout ~= "2\n" do
         task.sleep(0.02)
       end
@@ -96,7 +96,7 @@ test("jobs: are started in a fleet, looked at, awaited; one that fails is status
     fs.write(file, result.stdout)
     assert(by_sandbox(result)[a.id].id and by_sandbox(result)[b.id].id, result.stdout)
 
-    task.timeout(20, function()
+    task.timeout(60, function()
       repeat
         result = run_against(server, "jobs", { "status", file, "--tail", "4" })
         assert(result.code == 0, result.stderr)

@@ -253,7 +253,7 @@ test("server: the start command runs once and its output is in the log", functio
       start_command = { executable = "echo", args = { "it's", "$HOME" } },
     }
     assert(object.startCommand.executable == "echo")
-    task.timeout(10, function()
+    task.timeout(60, function()
       while true do
         local _, body = api:call("GET", "/sandbox/" .. object.id .. "/logs")
         if body.logs:find("it's $HOME\n", 1, true) then return end
@@ -263,7 +263,7 @@ test("server: the start command runs once and its output is in the log", functio
   end)
 end)
 
-test("server: stopping it ends sixty sandboxes, booting ones too", { timeout = 120 }, function()
+test("server: stopping it ends sixty sandboxes, booting ones too", { timeout = 180 }, function()
   local records
   with_server(function(api)
     local list = {}

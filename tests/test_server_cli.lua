@@ -11,12 +11,12 @@ local task = require("sbx.task")
 local function serve(args, env)
   local argv = { host.executable(), "serve" }
   table.move(args, 1, #args, 3, argv)
-  return process.run(argv, { timeout = 30, env = env })
+  return process.run(argv, { timeout = 60, env = env })
 end
 
 local function call(server, method, path, body)
   local res = http.request(method, server.url .. "/api/v1" .. path, {
-    headers = { Authorization = "Bearer " .. server.api_key }, json = body, timeout = 20,
+    headers = { Authorization = "Bearer " .. server.api_key }, json = body, timeout = 60,
   })
   return res.status, json.decode(res.body)
 end
@@ -24,7 +24,7 @@ end
 local function running_sandbox(server)
   local status, made = call(server, "POST", "/sandbox", { name = "x", docker_image = "debian" })
   assert(status == 201)
-  task.timeout(20, function()
+  task.timeout(60, function()
     repeat
       task.sleep(0.01)
       made = select(2, call(server, "GET", "/sandbox/" .. made.id))
@@ -54,7 +54,7 @@ local function is_alive(pid)
 end
 
 local function await_gone(pids)
-  task.timeout(20, function()
+  task.timeout(60, function()
     for _, pid in ipairs(pids) do
       while is_alive(pid) do
         task.sleep(0.01)
@@ -85,7 +85,7 @@ test("serve: makes a key that only its owner can read, and never prints it", fun
     { host.executable(), "serve", "--no-state", "--listen", "127.0.0.1:0",
       "--key-file", key_file }, { stderr = "pipe", stdout = "null" })
   local text = ""
-  task.timeout(20, function()
+  task.timeout(60, function()
     while not text:find("Ctrl-C", 1, true) do
       text = text .. assert(child.stderr:read(), text)
     end
@@ -99,7 +99,7 @@ test("serve: makes a key that only its owner can read, and never prints it", fun
   local pids = family(child.pid)
   assert(#pids > 1)
   child:kill("TERM")
-  local code = task.timeout(20, child.wait, child)
+  local code = task.timeout(60, child.wait, child)
   assert(code == 0, tostring(code))
   await_gone(pids)
 end)
@@ -129,7 +129,7 @@ test("local server: runs, says once what image it uses, and stops without a trac
   await_gone(pids)
   local _, count = table.concat(said):gsub("debian", "")
   assert(count == 1, table.concat(said))
-  assert(not pcall(http.get, server.url, { timeout = 5 }))
+  assert(not pcall(http.get, server.url, { timeout = 60 }))
 end)
 
 test("local server: is gone when its owner is killed outright", function()
@@ -144,7 +144,7 @@ test("local server: is gone when its owner is killed outright", function()
   local owner <close> = process.spawn({ host.executable(), script }, {
     stdout = "pipe", stderr = "null", grace = 0,
   })
-  local line = task.timeout(30, owner.stdout.read, owner.stdout)
+  local line = task.timeout(60, owner.stdout.read, owner.stdout)
   local url, key, pid = line:match("(%S+) (%S+) (%d+)")
   running_sandbox { url = url, api_key = key }
   local pids = family(math.tointeger(tonumber(pid)))

@@ -28,7 +28,7 @@ local function processes_with(text)
 end
 
 local function await_no_process(ids)
-  task.timeout(20, function()
+  task.timeout(60, function()
     for id in pairs(ids) do
       while #processes_with(id) > 0 do
         task.sleep(0.01)
@@ -45,7 +45,7 @@ local function start(folder, more)
   }
   local child = process.spawn(argv, { stderr = "pipe", stdout = "null" })
   local text = ""
-  task.timeout(30, function()
+  task.timeout(60, function()
     while not text:find("Ctrl-C", 1, true) do
       text = text .. assert(child.stderr:read(), text)
     end
@@ -62,7 +62,7 @@ end
 
 local function finish(child, signal)
   child:kill(signal)
-  return task.timeout(30, child.wait, child)
+  return task.timeout(60, child.wait, child)
 end
 
 -- What one client was told: id → "created" or "deleted".
@@ -157,7 +157,7 @@ test("serve: a second server on a state is told whose it is; a damaged one is na
   local function try()
     return process.run({
       host.executable(), "serve", "--listen", "127.0.0.1:0", "--state", folder.path .. "/state",
-    }, { timeout = 30, env = { PRIME_API_KEY = "k" } })
+    }, { timeout = 60, env = { PRIME_API_KEY = "k" } })
   end
   local result = try()
   assert(result.code == 1, result.code)
@@ -176,7 +176,7 @@ test("serve: a graceful stop answers what is under way, and a command has its en
   local begun = task.spawn(function()
     return box:exec("touch /tmp/begun; sleep 1; echo done")
   end)
-  task.timeout(20, function()
+  task.timeout(60, function()
     while box:read_file("/tmp/begun") ~= 200 do
       task.sleep(0.01)
     end
@@ -184,7 +184,7 @@ test("serve: a graceful stop answers what is under way, and a command has its en
   child:kill("TERM")
   local status, result = begun:join()
   assert(status == 200 and result.stdout == "done\n")
-  assert(task.timeout(30, child.wait, child) == 0)
+  assert(task.timeout(60, child.wait, child) == 0)
   await_no_process { [object.id] = true }
 end)
 
@@ -194,7 +194,7 @@ test("serve: what a start command writes is in the log while it runs", function(
       start_command = "echo begun; while ! test -e /tmp/go; do sleep 0.05; done; echo over; exit 3",
     }
     local function await_log(text)
-      task.timeout(20, function()
+      task.timeout(60, function()
         while not select(2, api:call("GET", "/sandbox/" .. object.id .. "/logs")).logs
           :find(text, 1, true) do
           task.sleep(0.02)

@@ -21,9 +21,9 @@ end
 
 -- Until the web server has come up, what answers is a 502.
 local function get_when_up(url)
-  return task.timeout(30, function()
+  return task.timeout(60, function()
     while true do
-      local res = http.get(url, { timeout = 10 })
+      local res = http.get(url, { timeout = 60 })
       if res.status ~= 502 then return res end
       task.sleep(0.05)
     end
@@ -51,7 +51,7 @@ test("expose: a web server in a sandbox without network answers here", function(
 
     local closed, answer = api:call("DELETE", path .. "/" .. made.exposure_id)
     assert(closed == 200 and answer.success == true)
-    local ok, failure = pcall(http.get, made.url, { timeout = 10 })
+    local ok, failure = pcall(http.get, made.url, { timeout = 60 })
     assert(not ok and errors.is_error(failure))
     assert(api:call("DELETE", path .. "/" .. made.exposure_id) == 404)
     _, all = api:call("GET", "/sandbox/expose/all")
@@ -63,7 +63,7 @@ test("expose: a port where nothing listens is 502", function()
   with_web(function(api, object)
     local _, made = api:call("POST", "/sandbox/" .. object.id .. "/expose", { port = 8001 })
     assert(made.name == json.null)
-    assert(http.get(made.url, { timeout = 10 }).status == 502)
+    assert(http.get(made.url, { timeout = 60 }).status == 502)
   end)
 end)
 
@@ -96,7 +96,7 @@ test("expose: an open connection ends with the exposure, and with the sandbox", 
       return stream, made
     end
     local function read_to_the_end(stream)
-      return task.timeout(10, function()
+      return task.timeout(60, function()
         repeat until not stream:read()
       end)
     end

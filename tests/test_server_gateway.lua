@@ -88,7 +88,7 @@ test("gateway: background children do not hold an answer back and live on", func
     local _, result = box:exec("sleep 100 & echo now")
     assert(result.stdout == "now\n" and task.now() - started < 20)
     box:exec("nohup sh -c 'sleep 0.2; echo done > /tmp/done' > /dev/null 2>&1 &")
-    task.timeout(20, function()
+    task.timeout(60, function()
       while box:read_file("/tmp/done") ~= 200 do
         task.sleep(0.02)
       end
@@ -280,7 +280,7 @@ local function write_random(path, megabytes)
   return sum:hex()
 end
 
-test("gateway: 64 MiB goes up and down with flat memory", { timeout = 120 }, function()
+test("gateway: 64 MiB goes up and down with flat memory", { timeout = 180 }, function()
   local folder <close> = fs.tmpdir { prefix = "sbx-test-" }
   local source, target = folder.path .. "/up", folder.path .. "/down"
   local wanted = write_random(source, 64)
@@ -317,7 +317,7 @@ test("gateway: an upload that announces too much is 413 at once", function()
   end)
 end)
 
-test("gateway: 64 commands at once in one sandbox", { timeout = 120 }, function()
+test("gateway: 64 commands at once in one sandbox", { timeout = 180 }, function()
   with_box(function(box)
     local list = {}
     for i = 1, 64 do
@@ -336,7 +336,7 @@ end)
 -- Starts a command that lasts, and returns its task once it runs.
 local function start_sleeping(api, object, box)
   local running = task.spawn(box.exec, box, "sleep 60", { timeout = 100 })
-  task.timeout(20, function()
+  task.timeout(60, function()
     while api.server.fleet.store:get(object.id).calls == 0 do
       task.sleep(0.01)
     end

@@ -282,7 +282,7 @@ test("metrics: for the server's own key alone, unless they are open", function()
   end, { metrics_open = true })
 end)
 
-test("serve: says where the page is; --metrics-open", { timeout = 60 }, function()
+test("serve: says where the page is; --metrics-open", { timeout = 180 }, function()
   local home <close> = fs.tmpdir()
   local child <close> = process.spawn({
     host.executable(), "serve", "--driver", "sim", "--listen", "127.0.0.1:0", "--no-state",

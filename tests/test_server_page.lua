@@ -101,7 +101,7 @@ test("events: those who wait do not hold up the end of the server", function()
     task.sleep(0.05)
     -- Sooner than those who wait would be answered by themselves, and than the server's
     -- patience with requests under way is over.
-    task.timeout(20, api.server.stop, api.server)
+    task.timeout(60, api.server.stop, api.server)
     waiting:pjoin()
   end, { drain = 60 })
   assert(status == 200, status)
@@ -149,7 +149,7 @@ local function hostile(text)
 end
 
 test("page: a key, a sandbox's life, what it says and does, and hostile names as text",
-  { timeout = 100 }, function()
+  { timeout = 180 }, function()
   local page <close> = browser.start()
   support.with_server(function(api)
     page:size(1280, 860)

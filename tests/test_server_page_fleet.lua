@@ -29,7 +29,7 @@ local function make_many(api, count)
   end
 end
 
-test("page: 2,000 sandboxes, by keyboard, search and label", { timeout = 100 }, function()
+test("page: 2,000 sandboxes, by keyboard, search and label", { timeout = 180 }, function()
   local page <close> = browser.start()
   local home <close> = fs.tmpdir()
   support.with_server(function(api)
@@ -66,7 +66,7 @@ end)
 local HIDE = [[Object.defineProperty(document, "hidden", { value: %s, configurable: true });
   document.dispatchEvent(new Event("visibilitychange"));]]
 
-test("page: goes on with the next server, and on a phone in the dark", { timeout = 100 }, function()
+test("page: goes on with the next server, and on a phone in the dark", { timeout = 180 }, function()
   local page <close> = browser.start()
   local home <close> = fs.tmpdir()
   local key = hash.random_hex(16)

@@ -69,7 +69,7 @@ test("profile: a virtual machine has no string to start, no credentials and no g
       local made = api:running {
         start_command = { executable = "/bin/echo", args = { "a  b" } },
       }
-      task.timeout(10, function()
+      task.timeout(60, function()
         local _, log = api:call("GET", "/sandbox/" .. made.id .. "/logs")
         while not log.logs:find("a  b", 1, true) do
           task.sleep(0.01)
@@ -195,7 +195,7 @@ test("egress: a policy that comes while the sandbox boots is applied when it run
     local status, body = put(api, made.id, { "192.0.2.7" })
     assert(status == 200 and not body.applied and body.applied_generation == -1)
     go:wake()
-    task.timeout(20, function()
+    task.timeout(60, function()
       while not policy(api, made.id).applied do
         task.sleep(0.01)
       end

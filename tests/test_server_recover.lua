@@ -337,7 +337,7 @@ test("recover: after kill -9 whatever was acknowledged is taken up, deleted or b
     local child <close> = process.spawn({
       host.executable(), "-e", SERVER, here .. "peers/kept_driver.lua", place.boxes, place.state,
     }, { stdout = "pipe" })
-    local url = task.timeout(20, child.stdout.read, child.stdout):match("%S+")
+    local url = task.timeout(60, child.stdout.read, child.stdout):match("%S+")
     local api = support.api { url = url, api_key = KEY }
     local told, exposed = {}, {}
     local function work()
@@ -377,7 +377,7 @@ test("recover: after kill -9 whatever was acknowledged is taken up, deleted or b
         assert(list.exposures[1].exposure_id == id and list.exposures[1].url == one.url)
       end
       local _, active = again:call("GET", "/sandbox?is_active=true&per_page=1000")
-      task.timeout(20, function()
+      task.timeout(60, function()
         while #fs.list(place.boxes) ~= active.total do -- one that boots is not there yet
           task.sleep(0.01)
         end
@@ -446,7 +446,7 @@ test("drain: nothing new, and what is under way gets its answer", function()
       local slow = task.spawn(box.exec, box, "slow")
       begun:wait()
       local stopping = task.spawn(running.stop, running)
-      task.timeout(10, function()
+      task.timeout(60, function()
         while api:call("POST", "/sandbox", { name = "x", docker_image = "debian" }) ~= 503 do
           task.sleep(0.01)
         end
@@ -531,7 +531,7 @@ test("start command: its output is in the log while it runs, then its exit code"
         local _, logs = api:call("GET", "/sandbox/" .. id .. "/logs")
         return logs.logs:find(text, 1, true)
       end
-      task.timeout(10, function()
+      task.timeout(60, function()
         while not logged(("x"):rep(9000)) do
           task.sleep(0.01)
         end
@@ -539,7 +539,7 @@ test("start command: its output is in the log while it runs, then its exit code"
       assert(logged(" first\n") and logged(" second\n") and not logged("last"))
       assert(get(api, id).exitCode == json.null)
       go:wake()
-      task.timeout(10, function()
+      task.timeout(60, function()
         while get(api, id).exitCode == json.null do
           task.sleep(0.01)
         end
@@ -555,7 +555,7 @@ test("start command: a kept sandbox does not run it again", function()
     local starts = { work = { function() runs = runs + 1 end } }
     place.run({ keep = true, starts = starts }, function(api)
       id = api:running({ start_command = "work" }).id
-      task.timeout(10, function()
+      task.timeout(60, function()
         while get(api, id).exitCode == json.null do
           task.sleep(0.01)
         end

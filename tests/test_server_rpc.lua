@@ -32,7 +32,7 @@ local function raises(kind, fn, ...)
 end
 
 local function eventually(condition)
-  task.timeout(20, function()
+  task.timeout(60, function()
     while not condition() do task.sleep(0.005) end
   end)
 end
@@ -55,7 +55,7 @@ end)
 
 test("rpc: what a command leaves behind lives on and holds nobody up", function()
   with_vm(function(box)
-    local result = box:exec("sleep 1000 & echo $!", { timeout = 20 })
+    local result = box:exec("sleep 1000 & echo $!", { timeout = 60 })
     local pid = result.stdout:match("%d+")
     assert(box:exec("kill -0 " .. pid).exit_code == 0)
   end)

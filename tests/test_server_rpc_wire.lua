@@ -81,7 +81,7 @@ local function beside(gateway, script, fn, tag)
   task.scope(function(scope)
     local running = scope:spawn(call, gateway, "Start", start_of(script, { tag = tag }))
     local pid
-    task.timeout(10, function()
+    task.timeout(60, function()
       while not pid do
         local list = protobuf.decode(messages.ListResponse, call(gateway, "List", "").body)
         pid = list.sessions and list.sessions[1].pid
@@ -289,7 +289,7 @@ test("rpc wire: a start with an id may be sent again, and its end is told to the
     local pids = {}
     task.scope(function(scope)
       local both = { scope:spawn(start), scope:spawn(start) }
-      task.timeout(10, function()
+      task.timeout(60, function()
         local count = 0
         while count == 0 do
           local list = protobuf.decode(messages.ListResponse, call(gateway, "List", "").body)

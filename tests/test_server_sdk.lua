@@ -12,7 +12,7 @@ local function run(python, script, mode, options)
   return support.with_server(function(api)
     local home <close> = fs.tmpdir()
     local result = process.run({ python, here .. "peers/" .. script, mode }, {
-      timeout = 50,
+      timeout = 60,
       env = {
         HOME = home.path, PRIME_API_KEY = api.server.api_key,
         PRIME_API_BASE_URL = api.server.url, NO_PROXY = "127.0.0.1",

@@ -149,7 +149,7 @@ test("keys: added and taken away beside a running server; only hashes are kept",
       assert(store:remove("ann") and not store:remove("ann"))
     end
     local eve = support.api { url = owner.server.url, api_key = key }
-    task.timeout(20, function()
+    task.timeout(60, function()
       while eve:call("GET", "/sandbox") ~= 200 or users.ann:call("GET", "/sandbox") ~= 401 do
         task.sleep(0.05)
       end
@@ -196,7 +196,7 @@ end)
 local function sbxlua(args)
   local argv = { host.executable(), "serve", "key" }
   table.move(args, 1, #args, 4, argv)
-  return process.run(argv, { timeout = 30 })
+  return process.run(argv, { timeout = 60 })
 end
 
 test("serve key: add, ls and rm; the key is in a file of its owner, and nowhere else", function()
@@ -237,7 +237,7 @@ test("tokens: a lifetime of one's own, after which the gateway says 401", functi
   with_server(function(api)
     local _, gateway = api:running()
     assert(gateway:exec("x") == 200)
-    task.timeout(20, function()
+    task.timeout(60, function()
       while true do
         local status, body = gateway:exec("x")
         if status == 401 then
@@ -272,7 +272,7 @@ test("tokens: none reaches another sandbox, by path, by query or by body", funct
       "/read-file?path=/tmp/a", "/command_session.CommandSession/List" } do
       local method = (path:find("^/[dr]") and "GET") or "POST"
       local res = http.request(method, other.base .. path, {
-        headers = { Authorization = "Bearer " .. mine.auth.token }, timeout = 20,
+        headers = { Authorization = "Bearer " .. mine.auth.token }, timeout = 60,
         json = method == "POST" and { command = "x" } or nil,
       })
       assert(res.status == 401, path .. " " .. res.status)
@@ -472,7 +472,7 @@ test("requests: a body that comes byte by byte has its time", function()
     end
     -- The rest is thrown away first, so that a client gets to read the answer.
     stream:write((" "):rep(1000))
-    local text = task.timeout(20, stream.read, stream)
+    local text = task.timeout(60, stream.read, stream)
     assert(text:find("^HTTP/1%.1 408 ") and text:find("in time", 1, true), text)
     assert(api:call("GET", "/sandbox") == 200)
   end)

@@ -95,7 +95,7 @@ test("services: our client asks about many jobs at once", function()
     local jobs = {
       box:start_background_job("exit 3"), box:start_background_job("sleep 1000"),
     }
-    task.timeout(20, function()
+    task.timeout(60, function()
       local statuses
       repeat
         statuses = client:get_background_jobs(jobs)
@@ -185,7 +185,7 @@ test("services: a file of logins is its owner's alone, and as it should be", fun
   local result = process.run({
     host.executable(), "serve", "--no-state", "--listen", "127.0.0.1:0", "--registry-credentials",
     path,
-  }, { timeout = 30, env = { PRIME_API_KEY = "k", SBXLUA_LUA = os.getenv("SBXLUA_LUA") } })
+  }, { timeout = 60, env = { PRIME_API_KEY = "k", SBXLUA_LUA = os.getenv("SBXLUA_LUA") } })
   assert(result.code == 2 and result.stderr:find("chmod 600", 1, true), result.stderr)
   assert(not result.stderr:find("p-4711", 1, true))
   try("{ \"password\": \"p-4711\" ")
@@ -333,7 +333,7 @@ test("services: the address of a context is good for that alone, once", function
     assert(api:call("POST", build .. "/start", { context_uploaded = true }) == 409)
     local function put(address, options)
       options = options or { body = "context" }
-      options.timeout = 20
+      options.timeout = 60
       return http.request("PUT", address, options).status
     end
     assert(put(api.server.url .. "/image-context/" .. ("0"):rep(64)) == 404)

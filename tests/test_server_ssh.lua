@@ -31,14 +31,14 @@ local function with_session(fn, options)
       for index, word in ipairs(opts.words or {}) do
         table.insert(argv, 1 + index, word)
       end
-      return process.run(argv, { input = opts.input, timeout = 30 }), argv
+      return process.run(argv, { input = opts.input, timeout = 60 }), argv
     end
     fn(box, session, ssh, api, key)
   end)
 end
 
 local function await(what, fn)
-  task.timeout(20, function()
+  task.timeout(60, function()
     while not fn() do
       task.sleep(0.02)
     end
@@ -79,7 +79,7 @@ test("ssh: a shell on a terminal, which changes its size", function()
     table.insert(argv, 2, "-tt")
     table.move({ "/usr/bin/python3", here .. "peers/ssh_terminal.py" }, 1, 2, 1,
       table.move(argv, 1, #argv, 3))
-    result = process.run(argv, { timeout = 30 })
+    result = process.run(argv, { timeout = 60 })
     assert(result.stdout:find("30 100\r\nRESIZE\r\n40 120\r\n", 1, true), result.stdout)
     assert(result.code == 4)
     -- Keys that mean signals there.
@@ -131,7 +131,7 @@ test("ssh: files by scp, connections to the sandbox's loopback, many channels", 
         local argv = { "scp", way, "-q", "-i", key, "-P", tostring(session.port) }
         table.move(options, 1, #options, #argv + 1, argv)
         table.move(pair, 1, 2, #argv + 1, argv)
-        local result = process.run(argv, { timeout = 30 })
+        local result = process.run(argv, { timeout = 60 })
         assert(result.code == 0, result.stderr)
       end
       assert(fs.read(folder.path .. "/c") == bytes)
@@ -189,7 +189,7 @@ test("ssh: only the key that was let in, under that name", function()
     local other = folder.path .. "/id"
     process.run({ "ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", other }, { check = true })
     local function refused(argv)
-      local result = process.run(argv, { timeout = 30 })
+      local result = process.run(argv, { timeout = 60 })
       assert(result.code == 255 and result.stderr:find("Permission denied (publickey)", 1, true),
         result.stderr)
     end
@@ -203,7 +203,7 @@ test("ssh: only the key that was let in, under that name", function()
     local second <close> = box:open_ssh_session()
     refused(second:argv(key, { "true" }))
     session:authorize(fs.read(other .. ".pub"))
-    assert(process.run(session:argv(other, { "true" }), { timeout = 30 }).code == 0)
+    assert(process.run(session:argv(other, { "true" }), { timeout = 60 }).code == 0)
     refused(session:argv(key, { "true" }))
 
     local gateway = api:gateway(box.id)
@@ -241,10 +241,10 @@ test("ssh: the end of a session, of its time and of the sandbox cut what is conn
     end
     local child <close> = sleeper(session, key)
     session:close()
-    assert(task.timeout(20, child.wait, child) == 255)
+    assert(task.timeout(60, child.wait, child) == 255)
     local result = process.run({ "ssh", "-i", key, "-p", tostring(session.port), "-o",
       "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-      "-l", session.session_id, session.host, "true" }, { timeout = 30 })
+      "-l", session.session_id, session.host, "true" }, { timeout = 60 })
     assert(result.code == 255, result.stderr)
     assert(api:call("DELETE", "/sandbox/" .. box.id .. "/ssh-session/" .. session.session_id)
       == 404)
@@ -253,12 +253,12 @@ test("ssh: the end of a session, of its time and of the sandbox cut what is conn
     local started = process.spawn(short:argv(short:new_key(), { "sleep 1000" }),
       { stderr = "null" })
     local _ <close> = started
-    assert(task.timeout(20, started.wait, started) == 255)
+    assert(task.timeout(60, started.wait, started) == 255)
 
     local last = box:open_ssh_session()
     local third <close> = sleeper(last, last:new_key())
     box:delete()
-    assert(task.timeout(20, third.wait, third) == 255)
+    assert(task.timeout(60, third.wait, third) == 255)
     assert(ssh)
   end)
 end)
@@ -324,7 +324,7 @@ test("ssh: the host's key stays with the state, for nobody else to read", functi
       local box = api:running()
       local _, made = api:call("POST", "/sandbox/" .. box.id .. "/ssh-session", json.object {})
       local scanned = process.run({ "ssh-keyscan", "-p", tostring(made.port), made.host },
-        { timeout = 30 }).stdout
+        { timeout = 60 }).stdout
       keys[index] = scanned:match("ssh%-ed25519 %S+")
     end, { state = kept })
   end

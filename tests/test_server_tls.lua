@@ -117,7 +117,7 @@ test("tls: only TLS 1.2 and later", function()
     local function offered(...)
       local result = process.run({
         "openssl", "s_client", "-connect", "127.0.0.1:" .. running.port, ...,
-      }, { input = "", timeout = 20 })
+      }, { input = "", timeout = 60 })
       return result.code == 0
     end
     assert(offered("-tls1_2") and offered("-tls1_3"))
@@ -145,7 +145,7 @@ test("tls: a handshake that never ends is cut", function()
     local listener <close> = core.listen {
       tls_cert = fs.read(cert), tls_key = fs.read(key), head_timeout = 0.2,
     }
-    task.timeout(20, say, listener.port, "\22\3\1\2\0\1\0\1\252\3\3")
+    task.timeout(60, say, listener.port, "\22\3\1\2\0\1\0\1\252\3\3")
   end)
 end)
 
@@ -195,7 +195,7 @@ end)
 local function serve(args)
   local argv = { host.executable(), "serve", "--no-state" }
   table.move(args, 1, #args, 4, argv)
-  return process.run(argv, { timeout = 30, env = { PRIME_API_KEY = "k" } })
+  return process.run(argv, { timeout = 60, env = { PRIME_API_KEY = "k" } })
 end
 
 test("serve: refuses to be reached from elsewhere without being told, and without TLS", function()
@@ -237,7 +237,7 @@ test("serve: listens on all addresses with TLS and a name, and tells its URL", f
       "--limit", "list=2/60s",
     }, { stderr = "pipe", stdout = "null", env = { PRIME_API_KEY = "k-4711" } })
     local text = ""
-    task.timeout(20, function()
+    task.timeout(60, function()
       while not text:find("Ctrl-C", 1, true) do
         text = text .. assert(child.stderr:read(), text)
       end
@@ -246,13 +246,13 @@ test("serve: listens on all addresses with TLS and a name, and tells its URL", f
     assert(port and not text:find("k-4711", 1, true), text)
     local function list(name)
       return http.get(("https://%s:%s/api/v1/sandbox"):format(name, port), {
-        headers = { Authorization = "Bearer k-4711" }, ca_file = ca, timeout = 20,
+        headers = { Authorization = "Bearer k-4711" }, ca_file = ca, timeout = 60,
         connect_to = name ~= "127.0.0.1" and "127.0.0.1:" .. port or nil,
       }).status
     end
     assert(list("sandboxes.example") == 200 and list("127.0.0.1") == 200)
     assert(list("sandboxes.example") == 429)
     child:kill("TERM")
-    assert(task.timeout(20, child.wait, child) == 0)
+    assert(task.timeout(60, child.wait, child) == 0)
   end)
 end)

@@ -250,10 +250,10 @@ test("ports: what the file says answers, also when it is exposed", function()
     box:wait()
     for port, body in pairs { [8000] = "hello", [9000] = "GET img" } do
       local exposed = client:expose(box.id, port)
-      assert(http.get(exposed.url, { timeout = 10 }).body == body)
+      assert(http.get(exposed.url, { timeout = 60 }).body == body)
     end
     local closed = client:expose(box.id, 8080)
-    assert(http.get(closed.url, { timeout = 10 }).status == 502)
+    assert(http.get(closed.url, { timeout = 60 }).status == 502)
   end)
 end)
 
@@ -297,12 +297,12 @@ test("serve: --driver sim=FILE says where its file is wrong", function()
   fs.write(path, "return {\n  boot = 'soon',\n}\n")
   local argv = { host.executable(), "serve", "--driver", "sim=" .. path, "--no-state", "--listen",
     "127.0.0.1:0" }
-  local result = process.run(argv, { env = { PRIME_API_KEY = "k" }, timeout = 30 })
+  local result = process.run(argv, { env = { PRIME_API_KEY = "k" }, timeout = 60 })
   assert(result.code == 1 and result.stderr:find("rules.lua:2: boot: expected", 1, true),
     result.stderr)
   assert(not result.stderr:find("traceback"))
   for _, more in ipairs { { "--seed", "x" }, { "--chaos-log", "x" } } do
-    result = process.run({ host.executable(), "serve", table.unpack(more) }, { timeout = 30 })
+    result = process.run({ host.executable(), "serve", table.unpack(more) }, { timeout = 60 })
     assert(result.code == 2 and result.stderr:find(more[1], 1, true))
   end
 end)

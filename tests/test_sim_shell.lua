@@ -83,7 +83,7 @@ test("the simulated shell says what sh says", function()
   with_box(function(box, exec)
     for index, script in ipairs(same) do
       local folder <close> = fs.tmpdir()
-      local real = process.run({ "sh", "-c", script }, { cwd = folder.path, timeout = 20 })
+      local real = process.run({ "sh", "-c", script }, { cwd = folder.path, timeout = 60 })
       local inside = "/tmp/case-" .. index
       box:write(inside .. "/.keep", "")
       local simulated = exec(script, { cwd = inside })

@@ -21,7 +21,7 @@ local function with_input(code, feed)
     stdin = "pipe", stdout = "pipe", stderr = "pipe", env = { SBXLUA_SLOW_STEP = "0" },
   })
   local out, err = {}, {}
-  local status = task.timeout(30, task.scope, function(scope)
+  local status = task.timeout(60, task.scope, function(scope)
     for stream, into in pairs({ [child.stdout] = out, [child.stderr] = err }) do
       scope:spawn(function()
         for bytes in function() return stream:read() end do
@@ -39,7 +39,7 @@ end
 ---Waits until `condition()` holds.
 ---@async
 local function await(condition)
-  task.timeout(20, function()
+  task.timeout(60, function()
     while not condition() do
       task.sleep(0.005)
     end
@@ -168,7 +168,7 @@ end)
 
 test("stdio: a closed standard input is at its end", function()
   local result = process.run({ "sh", "-c", '"$0" -e "print(io.read(), io.read(0))" <&-',
-    host.executable() }, { timeout = 30 })
+    host.executable() }, { timeout = 60 })
   assert(result.stdout == "nil\tnil\n", result.stdout .. result.stderr)
 end)
 
@@ -307,7 +307,7 @@ test("stdio: a signal does not wait longer for a reader than a clean-up may", fu
     run:await("stderr", "ready\n")
     task.sleep(0.2)
     run:kill("TERM")
-    local ended = task.timeout(20, run.child.wait, run.child)
+    local ended = task.timeout(60, run.child.wait, run.child)
     assert(ended == 143, tostring(ended))
   end
 end)
@@ -319,7 +319,7 @@ test("stdio: output that nobody takes before the time is up is told, with status
   ]] })
   run:await("stderr", "ready\n")
   run:kill("INT")
-  assert(task.timeout(20, run.child.wait, run.child) == 130)
+  assert(task.timeout(60, run.child.wait, run.child) == 130)
 end)
 
 test("stdio: an endless writer ends when its reader has gone", function()
@@ -333,7 +333,7 @@ test("stdio: an endless writer ends when its reader has gone", function()
       task.sleep(0.05) -- a script that swallows it goes on, as one that asks to
       started:kill("TERM")
     end
-    local status = task.timeout(20, started.child.wait, started.child)
+    local status = task.timeout(60, started.child.wait, started.child)
     assert(status == (code:find("pcall") and 143 or 141), code .. " " .. status)
   end
 end)
@@ -389,7 +389,7 @@ print(shown.decode().replace("\r\n", "\n"), nonblocking, os.waitpid(pid, 0)[1] >
 ---@async
 local function on_terminal(code, typed)
   return process.run({ "python3", "-c", TERMINAL, host.executable(), typed, "-e", code },
-    { timeout = 40, check = true, env = { SBXLUA_SLOW_STEP = "0" } }).stdout
+    { timeout = 60, check = true, env = { SBXLUA_SLOW_STEP = "0" } }).stdout
 end
 
 test("stdio: a terminal is read line by line, its end is not for ever", function()

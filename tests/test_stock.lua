@@ -37,7 +37,7 @@ local function run(interpreter, words, options)
     env[name] = value
   end
   return process.run({ interpreter, table.unpack(words) }, {
-    cwd = folder, timeout = 50, max_output = 4 << 20, env = env, input = options and options.input,
+    cwd = folder, timeout = 60, max_output = 4 << 20, env = env, input = options and options.input,
   })
 end
 

@@ -14,7 +14,7 @@ end
 
 ---@async
 local function await_end(pid)
-  task.timeout(20, function()
+  task.timeout(60, function()
     while alive(pid) do
       task.sleep(0.005)
     end
@@ -95,7 +95,7 @@ test("commands: a command that is gone is an answer to who writes to it", functi
   local file <close> = io.popen("exit 3", "w")
   file:setvbuf("no")
   local done, message, errno = true, nil, nil
-  task.timeout(20, function()
+  task.timeout(60, function()
     while done do
       task.sleep(0.01)
       done, message, errno = file:write("x")
@@ -157,6 +157,6 @@ test("commands: without a terminal all that a command started ends with it", fun
   local result = process.run({ "setsid", "-w", require("sbx.core.host").executable(), "-e", [[
     local task = require("sbx.task")
     task.move_on(0.5, os.execute, "sleep 600 & echo $!; sleep 600 | sleep 600")
-  ]] }, { timeout = 30, env = { SBXLUA_SLOW_STEP = "0" } })
+  ]] }, { timeout = 60, env = { SBXLUA_SLOW_STEP = "0" } })
   await_end(result.stdout:match("%d+"))
 end)

@@ -253,7 +253,7 @@ test("stream: opening a pipe or a terminal leaves its sharers' blocking alone", 
     local dir <close> = require("sbx.fs").tmpdir({ prefix = "stream-" })
     local script = feed .. ' | (cd /; "$0" -e "$1"; grep flags /proc/self/fdinfo/0)'
     local result = process.run({ "sh", "-c", script, require("sbx.core.host").executable(), code },
-      { cwd = dir.path, timeout = 30 })
+      { cwd = dir.path, timeout = 60 })
     local flags = result.stdout:match("^read\nflags:%s*(%d+)\n$")
     assert(flags and tonumber(flags, 8) & 0x800 == 0, result.stdout .. result.stderr)
   end

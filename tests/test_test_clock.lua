@@ -14,7 +14,7 @@ local test = require("sbx.test")
 local time = require("sbx.core.time")
 
 local DAY = 86400
-local VIRTUAL = { clock = "virtual", timeout = 20 }
+local VIRTUAL = { clock = "virtual", timeout = 60 }
 
 -- ------------------------------------------------------------- time that jumps
 

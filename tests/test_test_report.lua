@@ -49,7 +49,7 @@ print JSON::PP->new->utf8->canonical->encode({ version => $parser->version, plan
 local function parse_tap(text)
   local found = process.run({ "perl", "-MTAP::Parser", "-MJSON::PP", "-e", "1" })
   if found.code ~= 0 then skip("Perl's TAP::Parser is not installed") end
-  local result = process.run({ "perl", "-e", PERL }, { input = text, timeout = 30 })
+  local result = process.run({ "perl", "-e", PERL }, { input = text, timeout = 60 })
   assert(result.code == 0, result.stderr)
   return json.decode(result.stdout)
 end
@@ -101,11 +101,11 @@ test("tap: prove runs a suite and tells its failures", function()
   ]])
   fs.write(bad, MIXED)
   local command = { "prove", "--exec", host.executable() .. " test --tap", good }
-  local result = process.run(command, { timeout = 30 })
+  local result = process.run(command, { timeout = 60 })
   assert(result.code == 0, result.stdout .. result.stderr)
   test.contains(result.stdout, "Result: PASS")
   command[5] = bad
-  result = process.run(command, { timeout = 30 })
+  result = process.run(command, { timeout = 60 })
   assert(result.code ~= 0)
   test.contains(result.stdout, "Failed 1/6 subtests")
 end)
@@ -133,7 +133,7 @@ test("tap: what a broken stdout makes of the run is not success", function()
   fs.write(folder.path .. "/test_a.lua", 'test("a", function() end)')
   for _, word in ipairs({ "--tap", "--verbose" }) do
     local result = process.run({ "sh", "-c", '"$0" test "$1" "$2" > /dev/full',
-      host.executable(), word, folder.path }, { timeout = 30 })
+      host.executable(), word, folder.path }, { timeout = 60 })
     assert(result.code ~= 0, word)
     test.contains(result.stderr:lower(), "no space left on device")
   end
@@ -153,7 +153,7 @@ json.dump(show(root), sys.stdout)
 
 ---@async
 local function parse_xml(text)
-  local result = process.run({ "python3", "-c", PYTHON }, { input = text, timeout = 30 })
+  local result = process.run({ "python3", "-c", PYTHON }, { input = text, timeout = 60 })
   assert(result.code == 0, result.stderr .. "\n" .. text)
   return json.decode(result.stdout)
 end

@@ -209,7 +209,7 @@ json.dump({
 
 local function ask_python(work)
   local found, answer = pcall(process.run, { "python3", "-c", PEER }, {
-    input = json.encode(work), check = true, timeout = 50,
+    input = json.encode(work), check = true, timeout = 60,
   })
   if not found and answer.code == "ENOENT" then skip("python3 is missing") end
   assert(found, tostring(answer))

@@ -127,7 +127,7 @@ test("watchdog: an idle program is never woken for it", function()
   end
   -- Half a second without a wake comes some time, not at once on a busy machine.
   local before, after
-  task.timeout(50, function()
+  task.timeout(60, function()
     repeat
       before = switches()
       task.sleep(0.5)

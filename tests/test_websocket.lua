@@ -239,7 +239,7 @@ test("websocket: through the tunnel of a proxy", function()
   assert(err.kind == "connect" and tostring(err):find("407"), tostring(err))
 end)
 
-test("websocket: hundreds at once, and requests beside them", { timeout = 120 }, function()
+test("websocket: hundreds at once, and requests beside them", { timeout = 180 }, function()
   local server <close> = peer.start()
   local sockets, list = {}, {}
   for i = 1, 300 do list[i] = i end

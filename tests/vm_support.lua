@@ -23,7 +23,7 @@ end
 ---Waits until `condition()` holds.
 ---@async
 function support.eventually(condition)
-  task.timeout(20, function()
+  task.timeout(60, function()
     while not condition() do task.sleep(0.005) end
   end)
 end

@@ -94,7 +94,7 @@ local function exec(box, call)
     if status then return status, body end
   end
   local result = process.run({ "sh", "-c", call.body.command }, {
-    timeout = 30, env = box.tools and { PATH = bin_of(box) } or nil,
+    timeout = 60, env = box.tools and { PATH = bin_of(box) } or nil,
   })
   return 200, { stdout = result.stdout, stderr = result.stderr, exit_code = result.code }
 end
@@ -132,7 +132,7 @@ end
 ---Waits until these are the names in it: what was under way may still arrive.
 ---@async
 function Box:settles_at(names)
-  task.timeout(10, function()
+  task.timeout(60, function()
     while self:names() ~= names do
       task.sleep(0.05)
     end
