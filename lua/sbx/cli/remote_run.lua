@@ -6,6 +6,7 @@ local fs = require("sbx.fs")
 local hash = require("sbx.hash")
 local host = require("sbx.core.host")
 local input = require("sbx.cli.input")
+local remote_input = require("sbx.cli.remote_input")
 local signal = require("sbx.signal")
 local sync = require("sbx.sync")
 local task = require("sbx.task")
@@ -19,7 +20,7 @@ remote_run.FAILED = FAILED
 
 ---What `exec` and `run` have in common.
 remote_run.options = {
-  { name = "interactive", short = "i", type = "flag", help = "hand our stdin over, to its end" },
+  { name = "interactive", short = "i", type = "flag", help = "hand our stdin over, as it comes" },
   { name = "tty", short = "t", type = "flag",
     help = "give it a terminal: for sandboxes that are virtual machines" },
   { name = "workdir", short = "w", metavar = "DIR", help = "the folder that it runs in" },
@@ -76,7 +77,7 @@ end
 
 -- In a container a command is the child of a shell that lets it ignore INT and QUIT; `env`
 -- undoes that where the image's is new enough. The words reach the program as they are.
-local function command_of(argv)
+local function command_of(argv, remote)
   local words = {}
   for i, word in ipairs(argv) do
     if word:find("\0", 1, true) then
@@ -84,9 +85,18 @@ local function command_of(argv)
     end
     words[i] = quoted(word)
   end
-  if argv[1]:find("=", 1, true) or argv[1]:sub(1, 1) == "-" or argv[1] == "" then return argv end
-  return ("set -- %s\nif env --default-signal=INT,QUIT true 2>/dev/null; then"
-    .. ' exec env --default-signal=INT,QUIT "$@"; fi\nexec "$@"'):format(table.concat(words, " "))
+  if argv[1] == "" then errors.raise({ kind = "usage", message = "ARGV: its program is empty" }) end
+  if argv[1]:sub(1, 1) == "-" then
+    errors.raise({ kind = "usage",
+      message = "ARGV: a shell takes a program whose name begins with '-' for an option; write "
+        .. "its folder, too" })
+  end
+  local text = ("set -- %s\n"):format(table.concat(words, " "))
+  if not argv[1]:find("=", 1, true) then
+    text = text .. "if env --default-signal=INT,QUIT true 2>/dev/null; then"
+      .. ' set -- env --default-signal=INT,QUIT "$@"; fi\n'
+  end
+  return text .. (remote and remote:script() or 'exec "$@"')
 end
 
 -- --------------------------------------------------------------------- signals
@@ -113,16 +123,27 @@ end
 -- ------------------------------------------------------------------ containers
 
 ---@async
-local function run_plain(box, given, running)
-  local result = box:exec(command_of(given.argv), {
+local function run_command(box, given, running, remote)
+  local result = box:exec(command_of(given.argv, remote), {
     working_dir = given.workdir, env = env_of(given), user = given.user,
     timeout = LONGEST, deadline = given.deadline,
-    stdin = given.interactive and input.source() or nil,
     on_stdout = function(bytes) host.write(1, bytes) end,
     on_stderr = function(bytes) host.write(2, bytes) end,
     on_start = function(command) running.command = command end,
   })
   return result.exit_code
+end
+
+---@async
+local function run_plain(client, box, given, running)
+  if not given.interactive then return run_command(box, given, running) end
+  local remote <close> = remote_input.open(client, box, given.user)
+  return task.scope(function(scope)
+    scope:daemon(function() remote:send(input.source()) end)
+    local ok, result = pcall(run_command, box, given, running, remote)
+    if ok or not (errors.is_error(result) and result.kind == "cancelled") then remote:finish() end
+    return ok and result or error(result, 0)
+  end)
 end
 
 -- -------------------------------------------------------------------- terminals
@@ -180,7 +201,7 @@ end
 
 -- On a terminal there is one output, and the size follows ours.
 ---@async
-local function run_on_terminal(box, given, running)
+local function run_on_terminal(_, box, given, running)
   local columns, rows = host.columns(1)
   local options = {
     cwd = given.workdir, env = env_of(given),
@@ -220,11 +241,11 @@ end
 
 ---Runs `given.argv` in a sandbox. Returns the exit status, its own or 124.
 ---@async
+---@param client sbx.sandbox.Client
 ---@param box sbx.sandbox.Box
 ---@param given table  what the options say
----@param out sbx.cli.Output
 ---@return integer
-function remote_run.run(box, given, out)
+function remote_run.run(client, box, given)
   if given.tty and not box.vm then
     errors.raise({
       kind = "unsupported",
@@ -232,16 +253,13 @@ function remote_run.run(box, given, out)
         .. "it with --vm",
     })
   end
-  if given.interactive and not given.tty and host.isatty(0) then
-    out:note("reading stdin to its end (Ctrl-D) before the command starts")
-  end
   local running = {}
   local way = given.tty and run_on_terminal or run_plain
   local signals <close> = signal.listen("INT", "TERM", "HUP")
   local status
   local ok, err = pcall(task.scope, function(scope)
     scope:daemon(function() forward(signals, running, scope) end)
-    status = way(box, given, running)
+    status = way(client, box, given, running)
   end)
   if running.ended_by then return status or 128 + running.ended_by end
   if ok and status then return status end

@@ -27,7 +27,7 @@ function verb.run(given, out)
   local box <close> = new_box.create(client, given, { keep = given.keep })
   if given.keep then out:note("sandbox %s stays", box.id) end
   new_box.wait(box, given.timeout)
-  return remote_run.run(box, given, out)
+  return remote_run.run(client, box, given)
 end
 
 return verb
