@@ -172,3 +172,78 @@ test("repl commands: objects take a line, and :inspect shows all of one", { time
       assert(p:leave().status == 0)
     end)
   end)
+
+test("repl commands: words for the prompt, ambiguous beginnings, what Lua brings",
+  { timeout = 60 }, function()
+    support.with_prompt({}, function(p)
+      p:enter("help", "a command: :help")
+      p:enter("exit()", "to leave: :quit, or Ctrl-D")
+      p:enter("exit = 1")
+      p:enter("exit", "1")
+      p:enter(":h", "':h' may be :help, :http")
+      p:enter(":nonsense", "no command ':nonsense': :help lists them")
+      p:enter(":doc string.rep", "string.rep is Lua's own:"
+        .. " https://www.lua.org/manual/5.4/manual.html#pdf-string.rep")
+      p:enter("print", "<function print>")
+      p:enter("error({ code = 1 })", "raised { code = 1 }")
+      p:type(":doc task.slee\t")
+      p:shows(":doc task.sleep")
+      p:type("\21:time task.y\t")
+      p:shows(":time task.yield")
+      p:type("\21")
+      p:shows("")
+    end)
+  end)
+
+test("repl commands: what waited behind a cancelled job is named", { timeout = 60 }, function()
+  support.with_prompt({}, function(p)
+    p:type("task.sleep(100)\r")
+    p:entered("task.sleep(100)")
+    p:shows("", { head = "[1] " })
+    p:type("'one'\r'two'\r")
+    p:shows("", { head = "[1 +2] " })
+    p:type("\3")
+    p:output("[1] cancelled", "not run: 'one'", "not run: 'two'")
+    p:shows("")
+    p:enter("'three'", '"three"')
+  end)
+end)
+
+test("repl commands: a page fits the window", function()
+  local page = require("sbx.repl.page")
+  local shown = page.render([[
+# Title
+
+Words that go on
+in a [second](x.md) line, see [it](https://host/x).
+
+* an item that is
+  rather long
+
+| name | |
+| --- | --- |
+| `a` | short |
+| `b\|c` | what does not fit beside its name |
+
+```lua run
+code   stays as it is, however long the line may be
+```
+]], 30, false)
+  local expected = [[
+Title
+
+Words that go on in a second
+line, see it
+(https://host/x).
+
+* an item that is rather long
+
+name
+`a`  short
+`b|c`
+    what does not fit beside
+    its name
+
+    code   stays as it is, however long the line may be]]
+  assert(shown == expected, shown)
+end)

@@ -37,7 +37,8 @@ local function name_of_builtin(fn)
   for module, contents in next, package.loaded do
     if type(module) == "string" and type(contents) == "table" then
       for name, value in next, contents do
-        if rawequal(value, fn) and type(name) == "string" then
+        -- The prompt has its last value as `_`.
+        if rawequal(value, fn) and type(name) == "string" and name ~= "_" then
           return module == "_G" and name or module .. "." .. name
         end
       end

@@ -2,6 +2,7 @@
 -- in the foreground; what it prints appears above the line.
 
 local clean = require("sbx.log.clean")
+local complete = require("sbx.repl.complete")
 local host = require("sbx.core.host")
 local inspect = require("sbx.inspect")
 local jobs = require("sbx.repl.jobs")
@@ -19,7 +20,7 @@ local commands = {}
 ---@field usage string
 ---@field summary string
 ---@field run async fun(self: sbx.repl.Prompted, argument: string)
----@field words nil|async fun(self: sbx.repl.Prompted, prefix: string): { text: string }[]
+---@field words nil|"code"|async fun(self: sbx.repl.Prompted, prefix: string): { text: string }[]
 
 local function fail(text, ...)
   error(text:format(...), 0)
@@ -55,8 +56,10 @@ local function living_job(self, argument)
   return job
 end
 
--- The first line of an input, for a list.
-local function headline(text)
+---The first line of an input, for a list.
+---@param text string
+---@return string
+function commands.headline(text)
   local line = text:match("^%s*([^\n]*)")
   return line .. (#line < #text and " ..." or "")
 end
@@ -74,7 +77,7 @@ local function list_jobs(self)
     local mark = ("[%d]%s"):format(job.number, job == self.jobs.foreground and "+" or "")
     local row = ("%s %-9s %6s  %s"):format(width.pad(mark, digits + #"[]+"), job.state, age,
       waits and "(" .. waits .. ") " or "")
-    rows[#rows + 1] = width.cut(row .. clean.line(headline(job.text), 200), most)
+    rows[#rows + 1] = width.cut(row .. clean.line(commands.headline(job.text), 200), most)
   end
   print(#rows > 0 and table.concat(rows, "\n") or "no jobs")
 end
@@ -93,7 +96,7 @@ local function to_background(self, argument)
   if not job then fail("no job is in the foreground") end
   if job ~= self.jobs.foreground then fail("job %d is in the background", job.number) end
   -- First this: what waits behind the job begins at once.
-  print(("[%d] %s"):format(job.number, headline(job.text)))
+  print(("[%d] %s"):format(job.number, commands.headline(job.text)))
   if self.jobs.foreground == job then self.jobs:to_background() end
 end
 
@@ -195,6 +198,10 @@ end
 
 -- ------------------------------------------------------------------------ facts
 
+local function shown_page(text)
+  return require("sbx.repl.page").render(text, host.columns(1) or 80, inspect.has_colour(1))
+end
+
 local function document(self, argument)
   if argument == "" then fail(":doc FUNCTION") end
   local input = self.lua:compile(argument, "=doc")
@@ -206,7 +213,10 @@ local function document(self, argument)
   value = input.run()
   local help = require("sbx.repl.help")
   local text = type(value) == "function" and help.of_function(value, argument)
-  if not text and type(value) == "table" then text = help.find(argument) end
+  if not text and type(value) == "table" then
+    text = help.find(argument)
+    if text then text = shown_page(text) end
+  end
   if not text then fail("nothing is known of '%s'", argument) end
   print(text)
 end
@@ -264,21 +274,32 @@ end
 
 local list -- of all commands
 
+local HINTS = "Ctrl-C cancels what is in the foreground, Ctrl-R searches the history, "
+  .. "Tab completes.\nModules of the library are globals: task.sleep(1), sandbox.client()."
+
+-- The commands, and what each is for: beside it, or below where the window is narrow.
+local function overview(cells)
+  local lines, indent = {}, (" "):rep(cells >= 72 and 21 or 6)
+  for _, each in ipairs(list) do
+    local rows = width.wrap(each.summary, cells - #indent)
+    if cells >= 72 then
+      rows[1] = width.pad("  " .. each.usage, #indent) .. rows[1]
+    else
+      rows[1] = "  " .. each.usage .. "\n" .. indent .. rows[1]
+    end
+    lines[#lines + 1] = table.concat(rows, "\n" .. indent)
+  end
+  return table.concat(lines, "\n") .. "\n" .. table.concat(width.wrap(HINTS, cells), "\n")
+end
+
 local function help(_, argument)
   if argument == "" then
-    local lines = {}
-    for _, each in ipairs(list) do
-      lines[#lines + 1] = ("  %-18s %s"):format(each.usage, each.summary)
-    end
-    lines[#lines + 1] = "Ctrl-C cancels what is in the foreground, Ctrl-R searches the history, "
-      .. "Tab completes.\nModules of the library are globals: task.sleep(1), sandbox.client()."
-    print(table.concat(lines, "\n"))
+    print(overview((host.columns(1) or 80) - 1))
     return
   end
-  local pages = require("sbx.repl.help")
-  local text, problem = pages.find(argument)
+  local text, problem = require("sbx.repl.help").find(argument)
   if not text then fail("%s", problem) end
-  print(pages.render(text, inspect.has_colour(1)))
+  print(shown_page(text))
 end
 
 local function page_names()
@@ -299,15 +320,15 @@ end
 ---@type sbx.repl.Command[]
 list = {
   entry(":help [MODULE]", "this list, or a page of the documentation", help, page_names),
-  entry(":doc FUNCTION", "what is known of a function", document),
-  entry(":inspect VALUE", "shows all fields of what is one line else", inspect_whole),
+  entry(":doc FUNCTION", "what is known of a function", document, "code"),
+  entry(":inspect VALUE", "shows all fields of what is one line else", inspect_whole, "code"),
   entry(":jobs", "inputs that run or have ended lately", list_jobs),
   entry(":fg [N]", "brings a job to the foreground", to_foreground, job_numbers),
   entry(":bg", "leaves the job in the foreground to itself", to_background),
   entry(":cancel [N|all]", "ends a job and all its tasks", cancel, job_numbers),
   entry(":trace [FILE|off]", "what each task waits for; or a trace, to a file", trace,
     function(_, prefix) return places.files(prefix) end),
-  entry(":time CODE", "runs it and says how long it took", measure),
+  entry(":time CODE", "runs it and says how long it took", measure, "code"),
   entry(":load FILE", "runs a script", load_file, function(_, prefix)
     return places.files(prefix)
   end),
@@ -331,26 +352,46 @@ function commands.is_one(text)
   return text:find("^%s*:") ~= nil and not text:find("^%s*::") and not text:find("\n.*\n")
 end
 
+-- The command of this name; a beginning that only one has is enough.
+local function command_of(name)
+  if by_name[name] then return by_name[name] end
+  local meant, begin_so = {}, {}
+  for _, each in ipairs(list) do
+    if each.name:sub(1, #name) == name then
+      meant[#meant + 1], begin_so[#begin_so + 1] = each, ":" .. each.name
+    end
+  end
+  if #meant == 1 then return meant[1] end
+  if #meant > 1 then fail("':%s' may be %s", name, table.concat(begin_so, ", ")) end
+  local guess = nearest.word(name, names)
+  fail("no command ':%s'%s", name,
+    guess and "; did you mean ':" .. guess .. "'?" or ": :help lists them")
+end
+
+-- What people type who want to know more, or to leave.
+local WORDS = {
+  help = "help", ["?"] = "help", exit = "quit", quit = "quit",
+}
+
+---What to say of an input that is meant for the prompt and not for Lua: "exit", "help()".
+---Nil for others, and where there is such a variable.
+---@param self sbx.repl.Prompted
+---@param text string
+---@return string|nil
+function commands.hint(self, text)
+  local word = text:match("^%s*([%a?]+)%s*%(?%s*%)?%s*$")
+  local name = word and WORDS[word]
+  if not name or rawget(_G, word) ~= nil or select(2, self.lua:value(word)) then return nil end
+  return name == "help" and "a command: :help" or "to leave: :quit, or Ctrl-D"
+end
+
 ---@async
 ---@param self sbx.repl.Prompted
 ---@param text string
 function commands.run(self, text)
   local name, argument = text:match("^%s*:(%a*)%s*(.-)%s*$")
-  if not name then fail("a command is a colon and a word: :help") end
-  local found = by_name[name]
-  if not found then
-    -- A beginning that only one has is enough.
-    local meant = {}
-    for _, each in ipairs(list) do
-      if each.name:sub(1, #name) == name then meant[#meant + 1] = each end
-    end
-    if #meant ~= 1 or name == "" then
-      local guess = nearest.word(name, names)
-      fail("no command ':%s'%s", name, guess and "; did you mean ':" .. guess .. "'?" or "")
-    end
-    found = meant[1]
-  end
-  found.run(self, argument)
+  if name == "" then fail("a command is a colon and a word: :help lists them") end
+  command_of(name).run(self, argument)
 end
 
 ---What a command's line may become.
@@ -364,10 +405,12 @@ function commands.complete(self, text)
   if prefix then
     words, wanted = words_of(names), prefix
   else
-    local name
-    name, wanted = text:match("^:(%a+)%s+(%S*)$")
+    local name, argument = text:match("^:(%a+)%s+(.*)$")
     local found = name and by_name[name]
     if not found or not found.words then return nil end
+    if found.words == "code" then return complete.at(argument, self.names) end
+    wanted = argument:match("^%S*$")
+    if not wanted then return nil end
     words = found.words(self, wanted)
   end
   local kept = {}

@@ -1,5 +1,5 @@
--- The pages of the documentation as a terminal shows them, and what is known of a
--- function: the comment above it in its source, or what its page says.
+-- The pages of the documentation, and what is known of a function: the comment above it
+-- in its source, or what its page says.
 
 local docs = require("sbx.docs")
 local errors = require("sbx.errors")
@@ -22,27 +22,6 @@ function help.find(topic)
   text = text or first and docs.page(first)
   if text then return text end
   return docs.page(topic)
-end
-
--- A page for the terminal: without the marks that only make sense when printed.
----@param text string
----@param colour boolean
----@return string
-function help.render(text, colour)
-  local bold, plain = colour and "\27[1m" or "", colour and "\27[0m" or ""
-  local lines, inside = {}, false
-  for line in (text:gsub("\n*$", "\n")):gmatch("([^\n]*)\n") do
-    if line:sub(1, 3) == "```" then
-      inside = not inside
-    elseif inside then
-      lines[#lines + 1] = "    " .. line
-    else
-      local heading = line:match("^#+%s+(.*)$")
-      if heading then line = bold .. heading .. plain end
-      if not line:find("^|[%s|:-]+|$") then lines[#lines + 1] = line end
-    end
-  end
-  return table.concat(lines, "\n")
 end
 
 -- -------------------------------------------------------------------- functions
@@ -86,6 +65,20 @@ local function lines_about(module, name)
   return #lines > 0 and table.concat(lines, "\n") or nil
 end
 
+-- The functions that Lua itself brings.
+local function in_manual(fn)
+  for _, module in ipairs({ "_G", "string", "table", "math", "os", "io", "utf8", "coroutine",
+    "debug", "package" }) do
+    for name, value in next, package.loaded[module] do
+      if rawequal(value, fn) and name ~= "_" then
+        name = module == "_G" and name or module .. "." .. name
+        return ("%s is Lua's own: https://www.lua.org/manual/5.4/manual.html#pdf-%s")
+          :format(name, name)
+      end
+    end
+  end
+end
+
 ---What is known of a function: its line, and the comment above it in its source.
 ---@async
 ---@param fn function
@@ -94,6 +87,10 @@ end
 function help.of_function(fn, name)
   fn = unwrapped(fn)
   local info = debug.getinfo(fn, "S")
+  -- Some of Lua's functions are the library's, so that they may wait.
+  local is_own = info.what == "C" or info.source:find("^@sbx/")
+  local manual = is_own and in_manual(fn)
+  if manual then return manual end
   if info.what == "C" then return nil end
   local text = source_of(info)
   if not text then

@@ -1,6 +1,7 @@
 -- What the prompt says: values, errors, notices. Values go to stdout, the others to
 -- stderr; on a terminal they appear above the line that is being typed.
 
+local errors = require("sbx.errors")
 local host = require("sbx.core.host")
 local inspect = require("sbx.inspect")
 local report = require("sbx.cli.report")
@@ -36,11 +37,21 @@ local function trim(text)
   return lines
 end
 
+-- What was raised is no text and does not speak for itself: what it holds does.
+local function raised_value(err)
+  if type(err) == "string" or type(err) == "number" or errors.is_error(err) then return nil end
+  local meta = debug.getmetatable(err)
+  if type(meta) == "table" and rawget(meta, "__tostring") ~= nil then return nil end
+  return "raised " .. inspect(err, { width = host.columns(2) or 80, brief = true })
+end
+
 ---The report of an error as text: what went wrong, and where in the input.
 ---@param err any
 ---@return string
 function output.error_text(err)
-  return table.concat(trim(report.text(err)), "\n")
+  local lines = trim(report.text(err))
+  lines[1] = raised_value(err) or lines[1]
+  return table.concat(lines, "\n")
 end
 
 ---Prints the values of an input, the library's own objects in a line each.

@@ -93,6 +93,8 @@ local function converse(self)
     if commands.is_one(text) then
       local ok, err = pcall(commands.run, self, text)
       if not ok then output.error(err) end
+    elseif commands.hint(self, text) then
+      output.notice(commands.hint(self, text))
     elseif text:find("%S") then
       self:run(text)
     end

@@ -1,6 +1,7 @@
 -- The prompt on a terminal: brings keys to the editor, inputs to the jobs, and all
 -- that is to be seen to the screen.
 
+local clean = require("sbx.log.clean")
 local commands = require("sbx.repl.commands")
 local complete = require("sbx.repl.complete")
 local editor = require("sbx.repl.editor")
@@ -102,6 +103,20 @@ function Prompted:tell(fn)
   end).name = "prompt"
 end
 
+-- What waits behind a job does not outlive its cancelling.
+local function drop_queue(self)
+  self.dropped = self.queue
+  self.queue = {}
+end
+
+local function tell_dropped(self)
+  local dropped = self.dropped or {}
+  self.dropped = nil
+  for _, text in ipairs(dropped) do
+    output.notice("not run: " .. clean.line(commands.headline(text), 200))
+  end
+end
+
 local run_next
 
 -- One command at a time, and what is entered behind it after it.
@@ -110,6 +125,7 @@ local function command(self, text)
     local ok, err = pcall(commands.run, self, text)
     self.command = nil
     if not ok and not self.ending then output.error(err) end
+    tell_dropped(self)
     run_next(self)
   end)
   self.command.name = "command"
@@ -139,8 +155,11 @@ local function accept(self)
     return
   end
   remember(self, text)
-  local is_command = commands.is_one(text)
-  if self.command or (self.jobs.foreground and not is_command) then
+  local is_command, hint = commands.is_one(text), commands.hint(self, text)
+  if hint then
+    echo(self, text, IDLE)
+    self:tell(function() output.notice(hint) end)
+  elseif self.command or (self.jobs.foreground and not is_command) then
     table.insert(self.queue, text)
   elseif is_command then
     echo(self, text, IDLE)
@@ -242,12 +261,12 @@ end
 function actions.interrupt(self)
   local job = self.jobs.foreground
   if job then
-    self.queue = {}
+    drop_queue(self)
     jobs.cancel(job, "Ctrl-C")
     return
   end
   if self.command then
-    self.queue = {}
+    drop_queue(self)
     self.command:cancel("Ctrl-C")
     return
   end
@@ -287,7 +306,7 @@ local function on_interrupt(self)
   -- Where the one before has not been seen, too, something holds the loop.
   if not job and (self.inbox or self.terminal.busy) then job = jobs.current() end
   if job then
-    self.queue = {}
+    drop_queue(self)
     jobs.cancel(job, "Ctrl-C")
     return
   end
@@ -340,6 +359,7 @@ local function events(self)
         output.error(job.err, label)
       elseif job.state == "cancelled" then
         output.notice(("[%d] cancelled"):format(job.number))
+        tell_dropped(self)
       elseif job.background then
         output.notice(("[%d] done"):format(job.number))
       end
