@@ -36,10 +36,11 @@ test("http: each clock ends the request in its phase", function()
     assert(err.phase == phase and err.sent == sent, tostring(err) .. " " .. err.phase)
     return err
   end
-  times_out("total", true, server.url .. "/hang", { timeout = 0.05 })
-  times_out("total", true, server.url .. "/stall", { timeout = 0.05 })
-  times_out("idle", true, server.url .. "/hang", { idle_timeout = 0.05 })
-  times_out("idle", true, server.url .. "/stall", { idle_timeout = 0.05 })
+  -- Time enough to be sent, on a busy machine too.
+  times_out("total", true, server.url .. "/hang", { timeout = 1 })
+  times_out("total", true, server.url .. "/stall", { timeout = 1 })
+  times_out("idle", true, server.url .. "/hang", { idle_timeout = 1 })
+  times_out("idle", true, server.url .. "/stall", { idle_timeout = 1 })
   -- The kernel completes the connection, but nobody answers the TLS greeting.
   local secure = "https://127.0.0.1:" .. silent.port .. "/"
   times_out("connect", false, secure, { connect_timeout = 0.05 })
@@ -55,14 +56,14 @@ end)
 
 test("http: the total clock starts at admission", function()
   local server <close> = peer.start()
-  local client = http.client { base = server.url, limit = 2, timeout = 1 }
-  local answers = task.map({ 1, 2, 3, 4, 5, 6, 7, 8 }, function()
-    return client:get("/busy?seconds=0.3")
+  local client = http.client { base = server.url, limit = 1 }
+  task.scope(function(scope)
+    local first = scope:spawn(client.get, client, "/busy?seconds=4")
+    task.yield()
+    local second = client:get("/echo", { timeout = 3 })
+    assert(second.status == 200 and second.timing.queue > 3, second.timing.queue)
+    first:join()
   end)
-  assert(#answers == 8)
-  local last = 0
-  for _, res in ipairs(answers) do last = math.max(last, res.timing.queue) end
-  assert(last > 0.8)
 end)
 
 test("http: requests to a name that does not exist share its look-up", function()
@@ -184,7 +185,7 @@ test("http: cancelling lets go in every phase", function()
     local start = task.now()
     local ok, err = pcall(task.timeout, limit, fn)
     assert(not ok and (err.kind == "timeout" or err.kind == "dns"), name .. ": " .. tostring(err))
-    assert(task.now() - start < 2, name)
+    assert(task.now() - start < 20, name)
   end
   assert(#fs.list(dir.path) == 1)
   for key, host in pairs((http.stats())) do
@@ -233,7 +234,7 @@ test("http: a burst wider than one multi handle keeps its connections", function
   for i = 1, 300 do list[i] = i end
   local function burst()
     return task.map(list, function()
-      return http.get(server.url .. "/busy?seconds=0.3", { limit = 300 })
+      return http.get(server.url .. "/together?count=300", { limit = 300 })
     end, { limit = 300 })
   end
   burst()

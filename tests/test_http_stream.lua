@@ -15,15 +15,16 @@ local function flooded(server, key)
   return tonumber(http.get(server.url .. "/flooded?of=" .. key).body)
 end
 
--- Waits until the server sends no more because nobody reads.
-local function stuck_at(server, key)
-  local before
+-- Waits until the server sends no more because nobody reads: at `least` so many bytes, and
+-- none in half a second.
+local function stuck_at(server, key, least)
+  local before, same = 0, 0
   repeat
+    task.sleep(0.05)
     local now = flooded(server, key)
-    local same = now == before and now > 0
+    same = now == before and now >= (least or 1) and same + 1 or 0
     before = now
-    task.sleep(0.1)
-  until same
+  until same == 10
   return before
 end
 
@@ -99,7 +100,7 @@ test("http stream: what is not read holds up the server", function()
   local read = 0
   while read < sent do read = read + #res:read() end
   assert(flooded(server, "slow") >= read)
-  assert(stuck_at(server, "slow") > sent)
+  assert(stuck_at(server, "slow", sent + 1) > sent)
   collectgarbage()
   assert(collectgarbage("count") - before < 2048)
   res:close()
@@ -142,16 +143,16 @@ end)
 
 test("http stream: the idle clock stands still while the reader is busy", function()
   local server <close> = peer.start()
-  local res <close> = http.stream("GET", server.url .. "/flood?key=idle", { idle_timeout = 0.1 })
+  local res <close> = http.stream("GET", server.url .. "/flood?key=idle", { idle_timeout = 1 })
   res:read()
-  task.sleep(0.4)
+  task.sleep(1.6)
   local size = 0
   while size < 4 << 20 do size = size + #res:read() end
   -- Nor does it count while nothing is paused and nobody asks.
-  local other <close> = http.stream("GET", server.url .. "/pause?seconds=0.4",
-    { idle_timeout = 0.2 })
+  local other <close> = http.stream("GET", server.url .. "/pause?seconds=1.5",
+    { idle_timeout = 1 })
   assert(other:read() == "1")
-  task.sleep(0.5)
+  task.sleep(1.8)
   assert(other:read() == "2" and other:read() == nil)
 end)
 
@@ -164,14 +165,14 @@ test("http stream: the clocks end it where the server is the slow one", function
     assert(err.kind == "timeout" and err.phase == phase and err.sent, tostring(err))
     assert(failure(res.read, res).phase == phase) -- and it stays so
   end
-  ends("idle", "/stall", { idle_timeout = 0.05 })
-  ends("total", "/stall", { timeout = 0.05 })
-  ends("total", "/pause?seconds=30", { timeout = 0.1, idle_timeout = false })
+  ends("idle", "/stall", { idle_timeout = 1 })
+  ends("total", "/stall", { timeout = 1 })
+  ends("total", "/pause?seconds=30", { timeout = 1, idle_timeout = false })
   local err = failure(http.stream, "GET", server.url .. "/hang", { timeout = 0.05 })
   assert(err.phase == "total")
   -- The total clock runs on while the reader is busy; what came is delivered.
-  local res <close> = http.stream("GET", server.url .. "/flood?key=total", { timeout = 0.2 })
-  task.sleep(0.4)
+  local res <close> = http.stream("GET", server.url .. "/flood?key=total", { timeout = 2 })
+  task.sleep(2.2)
   local size = 0
   err = failure(function()
     while true do size = size + #res:read() end
@@ -292,7 +293,7 @@ end)
 
 test("http stream: cancelling a read loses nothing, and closing ends a read", function()
   local server <close> = peer.start()
-  local res <close> = http.stream("GET", server.url .. "/pause?seconds=0.3")
+  local res <close> = http.stream("GET", server.url .. "/pause?seconds=2")
   assert(res:read() == "1")
   assert(not task.move_on(0.05, res.read, res))
   assert(not task.move_on(0.05, res.line, res))

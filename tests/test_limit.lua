@@ -7,17 +7,17 @@ local task = require("sbx.task")
 -- --------------------------------------------------------------------- rate
 
 test("limit: a rate lets a burst through, then keeps its pace", function()
-  local rate = limit.rate({ per_second = 200, burst = 5 })
-  local began = task.now()
+  local rate = limit.rate({ per_second = 20, burst = 5 })
   for _ = 1, 5 do
-    rate:take()
+    assert(rate:try_take())
   end
-  assert(task.now() - began < 0.02)
+  assert(not rate:try_take())
+  local began = task.now()
   for _ = 1, 6 do
     rate:take()
   end
   local seconds = task.now() - began
-  assert(seconds >= 5.9 / 200, seconds)
+  assert(seconds >= 5 / 20, seconds) -- a part of the first one may be there already
 end)
 
 test("limit: tokens are taken in the order of asking, many or few", function()
@@ -47,20 +47,20 @@ test("limit: a cancelled task takes no token and lets the next one in", function
 end)
 
 test("limit: try_take says when it may work", function()
-  local rate = limit.rate({ per_second = 10, burst = 2 })
+  local rate = limit.rate({ per_second = 0.1, burst = 2 })
   assert(rate:try_take(2))
   local ok, seconds = rate:try_take(2)
-  assert(not ok and seconds > 0.15 and seconds <= 0.2, seconds)
+  assert(not ok and seconds > 15 and seconds <= 20, seconds)
   assert(rate.left < 1)
 end)
 
 test("limit: a paused rate lets nothing through, then goes on at its pace", function()
-  local rate = limit.rate({ per_second = 1000, burst = 1000 })
+  local rate = limit.rate({ per_second = 100, burst = 1000 })
   rate:pause(0.03)
   local began = task.now()
   rate:take()
   local seconds = task.now() - began
-  assert(seconds >= 0.03 and seconds < 1, seconds)
+  assert(seconds >= 0.03 and seconds < 60, seconds)
   assert(rate.left < 900)
 end)
 
@@ -120,7 +120,7 @@ test("limit: a rate that no clock can tell exactly keeps its pace", function()
 end)
 
 test("limit: try_take does not pass those who wait, and says when to come back", function()
-  local rate = limit.rate({ per_second = 100, burst = 5 })
+  local rate = limit.rate({ per_second = 5, burst = 5 })
   rate:take(5)
   local waiting = task.pspawn(rate.take, rate, 5)
   task.sleep(0.02)

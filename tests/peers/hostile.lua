@@ -82,7 +82,7 @@ end
 ---@field code_of_post? string
 ---@field phase? string
 ---@field again? boolean      another try may help
----@field timeout? number     seconds (default 20: only shows that it does not hang)
+---@field timeout? number     seconds (default 60: only shows that it does not hang)
 ---@field options? table
 
 -- What an error says of itself, and what it should say.
@@ -110,7 +110,7 @@ end
 ---@param sent? boolean  whether the request goes out (default true)
 function hostile.expect(url, case, options, sent)
   for _, way in ipairs(WAYS) do
-    local given = copy(copy({ timeout = case.timeout or 20 }, options), case.options)
+    local given = copy(copy({ timeout = case.timeout or 60 }, options), case.options)
     local ok, err = pcall(way.ask, url .. "/" .. case[1], given)
     assert(not ok, ("%s of %s: no failure"):format(way.name, case[1]))
     assert(errors.is_error(err), tostring(err))
@@ -122,7 +122,7 @@ end
 ---Asks for what is an answer after all, in every way.
 function hostile.answers(url, path, status, body, options)
   for _, way in ipairs(WAYS) do
-    local got_status, got = way.ask(url .. "/" .. path, copy({ timeout = 20 }, options))
+    local got_status, got = way.ask(url .. "/" .. path, copy({ timeout = 60 }, options))
     assert(got_status == status and got == body,
       ("%s of %s: %d %q"):format(way.name, path, got_status, got:sub(1, 60)))
     hostile.works(url, options, way.name .. " of " .. path)
@@ -131,7 +131,7 @@ end
 
 ---The client still works.
 function hostile.works(url, options, after)
-  local ok, res = pcall(http.get, url .. "/ok", copy({ timeout = 20 }, options))
+  local ok, res = pcall(http.get, url .. "/ok", copy({ timeout = 60 }, options))
   assert(ok and res.body == "ok", ("after %s: %s"):format(after, ok and res.body or res))
 end
 
@@ -142,7 +142,7 @@ function hostile.saves_nothing(url, paths, options)
   fs.write(dir.path .. "/kept", "as it was")
   for _, path in ipairs(paths) do
     for _, name in ipairs({ "new", "kept" }) do
-      local more = { save = dir.path .. "/" .. name, timeout = 20 }
+      local more = { save = dir.path .. "/" .. name, timeout = 60 }
       local ok = pcall(http.get, url .. "/" .. path, copy(options, more))
       assert(not ok, path)
       local names = fs.list(dir.path)

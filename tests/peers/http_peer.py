@@ -23,6 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 lock = threading.Lock()
 seen = collections.Counter()  # requests by their query parameter `key`
 busy = collections.Counter()  # "now" and "most" of the requests to /busy
+barriers = {}  # of the requests to /together, by `count`
 connections = set()  # client ports
 flooded = collections.Counter()  # bytes sent by /flood, by `key`
 logins = []  # what the clients of our proxy said who they are
@@ -147,6 +148,14 @@ class Handler(BaseHTTPRequestHandler):
         with lock:
             busy["now"] -= 1
         self.answer(200, b"done")
+
+    def on_together(self, query):
+        """Answers once `count` of them are here at the same time."""
+        count = int(query["count"])
+        with lock:
+            barrier = barriers.setdefault(count, threading.Barrier(count))
+        barrier.wait()
+        self.answer(200, b"all here")
 
     def on_busiest(self, query):
         with lock:
