@@ -2,6 +2,7 @@
 -- runs, its exit code kept.
 
 local sandbox = require("sbx.server.sandbox")
+local start_failure = require("sbx.server.start_failure")
 local task = require("sbx.task")
 local validate = require("sbx.server.validate")
 
@@ -70,7 +71,8 @@ function start.run(record, save)
     record.exit_code = result
     record.logs:add("start command ended with exit code " .. tostring(result))
   else
-    record.logs:add("start command failed: " .. tostring(result))
+    local why = start_failure.explain(agent, result, argv_of(command)[1], record.spec.docker_image)
+    record.logs:add("start command failed: " .. (why or tostring(result)))
   end
   save()
 end

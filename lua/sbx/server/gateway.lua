@@ -7,6 +7,7 @@ local json = require("sbx.json")
 local range = require("sbx.server.range")
 local reply = require("sbx.server.reply")
 local sandbox = require("sbx.server.sandbox")
+local start_failure = require("sbx.server.start_failure")
 local text = require("sbx.server.text")
 local time = require("sbx.core.time")
 local validate = require("sbx.server.validate")
@@ -124,12 +125,13 @@ local function wanted_command(record, body)
   }
 end
 
--- A command that could not even start: its directory, its user or its size.
-local function run(agent, options)
+-- A command that could not even start: its directory, its user, its size or its image.
+local function run(record, agent, options)
   local ok, result = pcall(agent.exec, agent, options)
   if ok then return result end
   if errors.is_error(result) and result.code and not agent.closed then
-    reply.refuse_gateway(422, "cannot_start", tostring(result))
+    local why = start_failure.explain(agent, result, "/bin/sh", record.spec.docker_image)
+    reply.refuse_gateway(422, "cannot_start", why or tostring(result))
   end
   error(result, 0)
 end
@@ -162,7 +164,7 @@ function gateway.exec(server, request, params)
   local options = wanted_command(record, reply.json_body(request))
   local result = follow(server, record, options, function()
     return with_agent(record, function(agent)
-      return run(agent, options)
+      return run(record, agent, options)
     end)
   end)
   -- What the kernel killed for want of memory ends as a container would.

@@ -9,6 +9,7 @@ local messages = require("sbx.sandbox.rpc.messages")
 local program = require("sbx.server.rpc.program")
 local registry = require("sbx.server.rpc.registry")
 local sandbox = require("sbx.server.sandbox")
+local start_failure = require("sbx.server.start_failure")
 local task = require("sbx.task")
 local validate = require("sbx.server.validate")
 
@@ -97,11 +98,12 @@ local function wanted_program(record, message)
   }
 end
 
--- The program did not start. `failure` is the agent's.
-local function refuse_start(failure)
+-- The program at `path` did not start. `failure` is the agent's.
+local function refuse_start(record, failure, path)
   if not errors.is_error(failure) or failure.kind ~= "io" then error(failure, 0) end
   local code = SCARCE[failure.code] and "resource_exhausted" or "invalid_argument"
-  connect.fail(code, tostring(failure))
+  local why = start_failure.explain(record.box.agent, failure, path, record.spec.docker_image)
+  connect.fail(code, why or tostring(failure))
 end
 
 -- Clients name this shell in every command, and not each image has it.
@@ -122,7 +124,7 @@ local function launch(record, options)
       session = other -- what stood in the way of the other one is what matters
     end
   end
-  if not ok then refuse_start(session) end
+  if not ok then refuse_start(record, session, argv[1]) end
   return session
 end
 

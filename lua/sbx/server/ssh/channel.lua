@@ -6,6 +6,7 @@ local errors = require("sbx.errors")
 local link = require("sbx.server.ssh.link")
 local sandbox = require("sbx.server.sandbox")
 local signal = require("sbx.signal")
+local start_failure = require("sbx.server.start_failure")
 local task = require("sbx.task")
 
 local pack, unpack = string.pack, string.unpack
@@ -159,7 +160,8 @@ local function run(self, options)
   if not ok then
     task.checkpoint()
     if not errors.is_error(result) then error(result, 0) end
-    send(self, "e", tostring(result) .. "\n")
+    local why = start_failure.explain(agent, result, "/bin/sh", self.record.spec.docker_image)
+    send(self, "e", (why or tostring(result)) .. "\n")
     return exit(self, NOT_FOUND)
   end
   self.program = result
