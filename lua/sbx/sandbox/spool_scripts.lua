@@ -69,7 +69,7 @@ if [ ! -e "${P}stop" ]; then
   if [ -e "${P}expired" ]; then wait $w; elif [ -n "$w" ]; then kill $w; fi
 fi
 [ ! -e "${P}cmd" ] || rm -f "${P}cmd"
-echo $code > "${P}exit.new"; mv -f "${P}exit.new" "${P}exit"
+echo $code > "${P}exit.new"; mv -f "${P}exit.new" "${P}exit" || echo $code > "${P}exit"
 ]]
 
 -- A folder without a command in it would be taken for one that is about to begin:
@@ -199,8 +199,9 @@ function scripts.start(place, o)
   local command, files = remote.word(o.command), place.input and "rm -f " .. input or ""
   if place.script then
     command = '". ${P}cmd"' -- whose name has nothing that a shell looks into
-    files = ('%s\nmv -f %s "${P}cmd" || refuse "the file with the command is gone"'):format(
-      files, remote.word(place.script))
+    files = ('%s\n[ -e %s ] || refuse "the file with the command is gone"\nmv -f %s "${P}cmd" ||'
+      .. ' { echo "mv does not work" >&2; exit 74; }'):format(
+      files, remote.word(place.script), remote.word(place.script))
   end
   return START:format(remote.word(place.lock), remote.word(place.prefix), o.prefix, o.shell,
     command, input, input, files, remote.word(WRAPPER), place.mark,
