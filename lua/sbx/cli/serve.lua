@@ -31,6 +31,16 @@ local function usage_error(message)
   errors.raise { kind = "usage", message = message }
 end
 
+-- Calls `fn`; what it cannot read or make is told with the option that it comes from, and
+-- with what can be done about it.
+local function for_option(option, advice, fn, ...)
+  local results = table.pack(pcall(fn, ...))
+  if results[1] then return table.unpack(results, 2, results.n) end
+  local failure = results[2]
+  if not errors.is_error(failure) or failure.kind ~= "io" then error(failure, 0) end
+  errors.raise { kind = "state", message = ("%s: %s; %s"):format(option, failure.message, advice) }
+end
+
 -- ------------------------------------------------------------------ arguments
 
 -- The options; or nil and the text that --help asks for.
@@ -83,7 +93,8 @@ local function state_folder(advice)
     base = home .. "/.local/state"
   end
   local folder = base .. "/sbxlua"
-  fs.mkdir(folder, { parents = true, mode = 448 }) -- 0700
+  for_option(folder, "give " .. advice .. ", or set XDG_STATE_HOME to a folder that you can"
+    .. " write to", fs.mkdir, folder, { parents = true, mode = 448 }) -- 0700
   return folder
 end
 
@@ -106,10 +117,14 @@ local function find_key(options)
     if given and given ~= "" then return given, nil end
   end
   local path = options.key_file or state_folder("--key-file or PRIME_API_KEY") .. "/server.key"
-  if not fs.exists(path) then
-    fs.write_atomic(path, hash.random_hex(32) .. "\n", { mode = 384 }) -- 0600
+  local function read_or_make()
+    if not fs.exists(path) then
+      fs.write_atomic(path, hash.random_hex(32) .. "\n", { mode = 384 }) -- 0600
+    end
+    return read_key(path)
   end
-  return read_key(path), path
+  return for_option("--key-file " .. path, "name a file of yours, in a folder that is there, or"
+    .. " set PRIME_API_KEY", read_or_make), path
 end
 
 -- -------------------------------------------------------------------- serving
@@ -178,7 +193,9 @@ end
 -- The state, or nil for a server that remembers nothing.
 local function open_state(options)
   if options.no_state then return nil end
-  return state.open(options.state or state_folder("--state or --no-state") .. "/server")
+  local folder = options.state or state_folder("--state or --no-state") .. "/server"
+  return for_option("--state " .. folder, "name a folder that is yours or can be made, or give"
+    .. " --no-state", state.open, folder)
 end
 
 -- Faults on demand, or nil. What is wrong with their file is told before anything starts.
@@ -190,7 +207,8 @@ end
 -- For registries that want to know who asks.
 local function find_logins(options)
   if not options.registry_credentials then return registry.none() end
-  return registry.load(options.registry_credentials)
+  return for_option("--registry-credentials", "name a file that you can read", registry.load,
+    options.registry_credentials)
 end
 
 -- The images of this machine; nil where there is no place for them.
@@ -212,7 +230,7 @@ local function serve_public(options)
     notice = notice, argument = argument, keep = options.keep, seed = options.seed,
     folder = driver_folder(kept, module.name), disks = options.disks,
     images = open_images(options, module), strict_images = options.strict_images,
-    credentials = function(image) return logins:find(image) end,
+    credentials = function(...) return logins:find(...) end,
   }
   local _ <close> = setmetatable({}, {
     __close = function()
@@ -304,8 +322,10 @@ function serve.run(args)
   if errors.is_error(result) and result.kind == "usage" then
     say("sbxlua serve: " .. result.message .. "\nTry 'sbxlua serve --help'.\n")
     return USAGE_ERROR
-  elseif errors.is_error(result) and (result.kind == "state" or result.kind == "script") then
-    say("sbxlua serve: " .. result.message .. "\n")
+  elseif errors.is_error(result) and result.kind ~= "cancelled" then
+    local hint = result.code == "EADDRINUSE"
+      and "; give another one with --listen, such as 127.0.0.1:0 for any that is free" or ""
+    say("sbxlua serve: " .. result.message .. hint .. "\n")
     return 1
   end
   error(result, 0)

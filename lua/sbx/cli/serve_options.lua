@@ -35,8 +35,8 @@ serve_options.description = {
       help = "sandboxes live on when the server ends, and the next one on the same state takes them"
         .. " up again" },
     { name = "disks", metavar = "DIR", complete = "folder", group = "State",
-      help = "where bwrap as root has the disks of sandboxes (/var/tmp); together they may take what"
-        .. " is free there, but for a reserve" },
+      help = "where bwrap as root has the disks of sandboxes (/var/tmp); together they may take"
+        .. " what is free there, but for a reserve" },
     { name = "images", metavar = "DIR", complete = "folder", group = "Images",
       help = "images made by `sbxlua image import`, for bwrap (sbxlua/images in $XDG_STATE_HOME)" },
     { name = "strict-images", type = "flag", group = "Images",

@@ -145,7 +145,9 @@ local opened = 0
 ---@return sbx.server.driver.bwrap.Disks|nil
 ---@return string|nil problem
 function disk.open(base)
-  base = base and fs.realpath(base) or disk.BASE
+  local found, missing = errors.try(fs.realpath, base or disk.BASE)
+  if not found then return nil, tostring(missing) end
+  base = found
   sweep(base)
   local pid = core.pid()
   local folder = ("%s/sbxlua-disks-%d-%s"):format(base, pid, processes.identify(pid).start)
