@@ -42,7 +42,8 @@ function verb.run(given, out)
     exclude_terminated = not (given.all or status) or nil,
   }
   for box in client:each(options) do
-    if verb.is_older(box, given.older_than) then rows[#rows + 1] = boxes.row(box) end
+    local fits = boxes.carries(box, options.labels)
+    if fits and verb.is_older(box, given.older_than) then rows[#rows + 1] = boxes.row(box) end
     if given.limit and #rows == given.limit then break end
   end
   out:rows(rows, boxes.columns)

@@ -47,7 +47,7 @@ local function named(client, given)
 end
 
 ---@async
-local function chosen(client, given)
+local function chosen(client, given, out)
   local by_rule = #given.label > 0 or given.status or given.older_than or given.all
   if #given.sandbox > 0 then
     if by_rule then
@@ -59,10 +59,19 @@ local function chosen(client, given)
     errors.raise({ kind = "usage", message = "which? Give SANDBOX, --label, --status, --older-than "
       .. "or --all" })
   end
-  local list = {}
-  for box in client:each({ labels = boxes.labels(given), exclude_terminated = true }) do
+  local list, others = {}, 0
+  local labels = boxes.labels(given)
+  for box in client:each({ labels = labels, exclude_terminated = true }) do
     local fits = not given.status or box.status == given.status:upper()
-    if fits and ls.is_older(box, given.older_than) then list[#list + 1] = box end
+    if not boxes.carries(box, labels) then
+      others = others + 1
+    elseif fits and ls.is_older(box, given.older_than) then
+      list[#list + 1] = box
+    end
+  end
+  if others > 0 then
+    out:note("the server showed %s without the label, left alone",
+      output.count(others, "sandbox"))
   end
   return list
 end
@@ -102,7 +111,7 @@ end
 ---@async
 function verb.run(given, out)
   local client <close> = sandbox.client()
-  local list = chosen(client, given)
+  local list = chosen(client, given, out)
   local go, status = may_delete(list, given, out)
   if not go then return status end
   if #list == 0 then
