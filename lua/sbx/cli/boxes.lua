@@ -102,17 +102,34 @@ local function quoted(word)
   return "'" .. log.clean(word, 100) .. "'"
 end
 
-local function ambiguous(word, found)
+local function ambiguity(word, found)
   local parts = {}
   for i = 1, math.min(SHOWN, #found) do
     parts[i] = ("%s (%s, %s)"):format(found[i].id, log.clean(tostring(found[i].name), 60),
       found[i].status)
   end
   if #found > SHOWN then parts[#parts + 1] = ("and %d more"):format(#found - SHOWN) end
+  return ("%s may be several sandboxes: %s"):format(quoted(word), table.concat(parts, ", "))
+end
+
+local function raise_conflict(texts)
+  errors.raise({ kind = "conflict", message = table.concat(texts, "; ") })
+end
+
+-- Raises what could not be found, or not be told from others.
+local function raise_missing(missing, unclear)
+  if #missing == 0 then
+    if #unclear > 0 then raise_conflict(unclear) end
+    return
+  end
+  local words = {}
+  for i, word in ipairs(missing) do
+    words[i] = quoted(word)
+  end
+  local text = ("there is no sandbox %s; `sbxlua ls` shows those that live"):format(
+    table.concat(words, ", "))
   errors.raise({
-    kind = "conflict",
-    message = ("%s may be several sandboxes: %s"):format(quoted(word),
-      table.concat(parts, ", ")),
+    kind = "not_found", status = 404, message = table.concat({ text, table.unpack(unclear) }, "; "),
   })
 end
 
@@ -125,13 +142,13 @@ local function pick(all, fits)
   return #living > 0 and living or gone
 end
 
--- By name, then by the beginning of an id.
+-- By name, then by the beginning of an id; or nil, and why where it may be several.
 local function search(all, word)
   local found = pick(all, function(box) return box.name == word end)
   if #found == 0 then
     found = pick(all, function(box) return box.id:sub(1, #word) == word end)
   end
-  if #found > 1 then ambiguous(word, found) end
+  if #found > 1 then return nil, ambiguity(word, found) end
   return found[1]
 end
 
@@ -159,37 +176,58 @@ function boxes.labels(given)
   return #given.label > 0 and given.label or nil
 end
 
----The sandboxes that these words mean, in their order, each once. Raises `not_found` for a
----word that means none, `conflict` for one that may mean several.
+---Whether a sandbox carries all of these labels, by its own word: to a server that does not
+---know the filter all sandboxes fit.
+---@param box sbx.sandbox.Box
+---@param labels string[]|nil
+---@return boolean
+function boxes.carries(box, labels)
+  local own = {}
+  for _, label in ipairs(type(box.labels) == "table" and box.labels or {}) do
+    own[label] = true
+  end
+  for _, label in ipairs(labels or {}) do
+    if not own[label] then return false end
+  end
+  return true
+end
+
+---The sandboxes that these words mean, in their order, each once; and a function that raises
+---for those that mean none (`not_found`) or may mean several (`conflict`), if there are any.
 ---@async
 ---@param client sbx.sandbox.Client
 ---@param words string[]
----@return sbx.sandbox.Box[]
-function boxes.find(client, words)
+---@return sbx.sandbox.Box[] found, fun() raise
+function boxes.look(client, words)
   local by_word = task.map(words, function(word)
     if word == "" then errors.raise({ kind = "usage", message = "SANDBOX: is empty" }) end
     return by_id(client, word) or false
   end, { limit = 8 })
   local all
-  local list, seen = {}, {}
+  local list, seen, missing, unclear = {}, {}, {}, {}
   for i, word in ipairs(words) do
-    local box = by_word[i]
+    local box, why = by_word[i], nil
     if not box then
       all = all or client:list()
-      box = search(all, word)
+      box, why = search(all, word)
     end
-    if not box then
-      errors.raise({
-        kind = "not_found", status = 404,
-        message = ("there is no sandbox %s; `sbxlua ls` shows those that live"):format(
-          quoted(word)),
-      })
-    end
-    if not seen[box.id] then
+    if not box then table.insert(why and unclear or missing, why or word) end
+    if box and not seen[box.id] then
       seen[box.id] = true
       list[#list + 1] = box
     end
   end
+  return list, function() raise_missing(missing, unclear) end
+end
+
+---The sandboxes that these words mean, all of them: raises as `look` does.
+---@async
+---@param client sbx.sandbox.Client
+---@param words string[]
+---@return sbx.sandbox.Box[]
+function boxes.find(client, words)
+  local list, raise = boxes.look(client, words)
+  raise()
   return list
 end
 

@@ -8,7 +8,8 @@ local verb = {}
 
 verb.spec = {
   example = { "sbxlua get web", "sbxlua get web -o json" },
-  notes = "With -o json it is one object where one sandbox was asked for, else an array.",
+  notes = "With -o json it is one object where one sandbox was asked for, else an array. What is"
+    .. " not there does not keep the others back; the exit status is 5 then.",
   arguments = { boxes.arguments },
 }
 
@@ -42,17 +43,19 @@ end
 ---@async
 function verb.run(given, out)
   local client <close> = sandbox.client()
+  local found, raise = boxes.look(client, given.sandbox)
   local rows = {}
-  for i, box in ipairs(boxes.find(client, given.sandbox)) do
+  for i, box in ipairs(found) do
     rows[i] = boxes.row(box)
   end
-  if #rows > 1 or out.format == "name" or out.format == "jsonl" then
+  if #given.sandbox > 1 or out.format == "name" or out.format == "jsonl" then
     out:rows(rows, boxes.columns)
-  elseif out:is_json() then
+  elseif rows[1] and out:is_json() then
     out:one(rows[1], rows[1].id)
-  else
+  elseif rows[1] then
     print_fields(rows[1])
   end
+  raise()
 end
 
 return verb
