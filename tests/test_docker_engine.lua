@@ -151,7 +151,8 @@ test("docker engine: a pull is logged in few lines and fails in the engine's wor
   with_engine({ ["/_ping"] = PONG, ["/images/create"] = answer("200 OK", denied) }, function(socket)
     local ok, failure = pcall(images.ensure, engines.open(socket), "x", function() end)
     assert(not ok and failure.kind == "image_pull")
-    assert(failure.message == "pull x: denied: no access")
+    assert(failure.message == "pull x: denied: no access; this server has no login for the"
+      .. " registry: see serve --registry-credentials", failure.message)
   end)
   with_engine({ ["/_ping"] = PONG, ["/images/x:1/json"] = found }, function(socket)
     assert(images.ensure(engines.open(socket), "x:1", error).Id:find("0123456789"))

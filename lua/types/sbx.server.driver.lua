@@ -17,6 +17,11 @@ local driver = {}
 ---@field strict_images? boolean  what is not among them is refused, not stood in for
 ---@field notice? fun(line: string)  told what people must know
 ---@field seed? integer         of what is random, where something is
+---@field credentials? sbx.server.driver.Credentials  for drivers that fetch images
+
+---The login at the registry of `image`, nil where there is none; `wanted` is the id of the
+---one that a user has named. `note` says why that one is not given.
+---@alias sbx.server.driver.Credentials async fun(image: string, wanted: string|nil): login: {username: string, password: string, serveraddress: string|nil}|nil, note: string|nil
 
 ---Makes ready to start sandboxes. Starts none.
 ---@async
@@ -45,6 +50,7 @@ function Driver:check() end
 ---@class sbx.server.driver.Spec
 ---@field id string           of the sandbox: letters, digits and "-"
 ---@field image string
+---@field registry_login? string  id of the credentials to fetch it with, for drivers that fetch
 ---@field network boolean     false: nothing but its own loopback
 ---@field network_rules? {allowlist: string[]|nil, denylist: string[]|nil}
 ---@field memory_gb number
@@ -85,9 +91,10 @@ function Driver:sweep(known) end
 ---Whether an image can be had: for check-docker-image.
 ---@async
 ---@param image string
+---@param registry_login? string  id of the credentials to ask its registry with
 ---@return boolean accessible
 ---@return string details
-function Driver:look_for_image(image) end
+function Driver:look_for_image(image, registry_login) end
 
 -- Who looks after images offers more, each on its own; see `sbx.server.services.image_store`
 -- for those of this machine's store, which need nothing of the driver.

@@ -57,6 +57,7 @@ local function driver_spec(fleet, record, seconds)
     env = {},
     id = record.id,
     image = spec.docker_image,
+    registry_login = spec.registry_credentials_id ~= "" and spec.registry_credentials_id or nil,
     network = network,
     network_rules = network_rules,
     memory_gb = spec.memory_gb,

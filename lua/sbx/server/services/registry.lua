@@ -101,20 +101,33 @@ function Logins:get(id)
   return nil
 end
 
----The login for the registry that an image's name means, as drivers ask for it.
----@param image string
----@return {username: string, password: string, serveraddress: string}|nil
-function Logins:find(image)
+-- The host of the registry that an image's name means.
+local function registry_of(image)
   local first = image:match("^([^/]+)/")
-  local host = first and (first:find("[.:]") or first == "localhost") and host_of(first) or HUB
+  return first and (first:find("[.:]") or first == "localhost") and host_of(first) or HUB
+end
+
+local function for_driver(login)
+  return { username = login.username, password = login.password, serveraddress = login.server }
+end
+
+---The login for the registry that an image's name means, as drivers ask for it: the one
+---that is wanted, or the first. One of another registry is never given away.
+---@param image string
+---@param wanted? string  id
+---@return {username: string, password: string, serveraddress: string}|nil
+---@return string|nil note  why it is not the one that is wanted
+function Logins:find(image, wanted)
+  local host, first = registry_of(image), nil
   for _, login in ipairs(self.list) do
     if host_of(login.server) == host then
-      return {
-        username = login.username, password = login.password, serveraddress = login.server,
-      }
+      if not wanted or login.id == wanted then return for_driver(login) end
+      first = first or login
     end
   end
-  return nil
+  local note = wanted
+    and ("the registry credentials '%s' are not for %s and not sent there"):format(wanted, host)
+  return first and for_driver(first), note or nil
 end
 
 -- ------------------------------------------------------------------------ handlers
@@ -145,7 +158,8 @@ function registry.check_image(server, request)
   local body = reply.json_body(request)
   local image = wanted_image(body)
   local id = body.registry_credentials_id
-  if id ~= nil and id ~= json.null then
+  if id == json.null then id = nil end
+  if id ~= nil then
     if type(id) ~= "string" or not server.logins:get(id) then
       reply.invalid("registry_credentials_id", "there are no such credentials on this server")
     end
@@ -156,7 +170,7 @@ function registry.check_image(server, request)
       { error = "unsupported" })
   end
   local ok, in_time, accessible, details =
-    pcall(task.move_on, LOOK_SECONDS, driver.look_for_image, driver, image)
+    pcall(task.move_on, LOOK_SECONDS, driver.look_for_image, driver, image, id)
   if not ok then
     if not errors.is_error(in_time) or in_time.kind == "cancelled" then error(in_time, 0) end
     return 200, { accessible = false, details = text.valid_utf8(in_time.message) }

@@ -20,8 +20,9 @@ local MIB = 1024 * 1024
 ---@field password string
 ---@field serveraddress? string
 
----Asked for the login at the registry of `image`; nil: there is none.
----@alias sbx.server.driver.docker.Credentials async fun(image: string): sbx.server.driver.docker.Login|nil
+---Asked for the login at the registry of `image`; nil: there is none. The second value is
+---for the log.
+---@alias sbx.server.driver.docker.Credentials async fun(image: string): sbx.server.driver.docker.Login|nil, string|nil
 
 -- A name goes into paths of the API as it is.
 local function check_name(name)
@@ -48,10 +49,51 @@ local function url_base64(text)
   return (hash.base64(text):gsub("%+", "-"):gsub("/", "_"))
 end
 
-local function login_headers(name, credentials)
-  local login = credentials and credentials(name)
+local function find_login(name, credentials)
+  if not credentials then return nil, nil end
+  return credentials(name)
+end
+
+local function login_headers(login)
   if not login then return {} end
   return { ["X-Registry-Auth"] = url_base64(json.encode(login)) }
+end
+
+local DENIALS = {
+  "no basic auth credentials", "unauthorized", "authentication required", "access denied",
+  "denied:", "forbidden",
+}
+
+local function without(text, secret)
+  local plain = secret:gsub("%p", "%%%0")
+  return (text:gsub(plain, "***"))
+end
+
+-- The engine passes on what the registry says, which may repeat what it was sent.
+local function without_login(words, login)
+  if not login then return words end
+  words = without(words, hash.base64(login.username .. ":" .. login.password))
+  return without(words, login.password)
+end
+
+-- What to do about a registry that wants another login; nil when that is not the matter.
+local function advice(words, login, note)
+  local lower = words:lower()
+  for _, denial in ipairs(DENIALS) do
+    if lower:find(denial, 1, true) then
+      return (login and "the login that this server has for the registry was sent"
+        or "this server has no login for the registry: see serve --registry-credentials")
+        .. (note and "; " .. note or "")
+    end
+  end
+  return nil
+end
+
+-- What the engine says of a registry, with what can be done about it.
+local function explain(words, login, note)
+  words = without_login(tostring(words):gsub("%c+", " "), login)
+  local more = advice(words, login, note)
+  return more and words .. "; " .. more or words
 end
 
 ---What the engine has under `name`; nil when it has not.
@@ -95,14 +137,14 @@ end
 
 -- The lines of a pull. Its status is said before it has begun, so that failures come
 -- as a line.
-local function read_pull(res, name, log)
+local function read_pull(res, name, log, login, note)
   local report = reporter(name, log)
   for text in res:lines() do
     local ok, line = pcall(json.decode, text)
     if ok and type(line) == "table" then
       local detail = type(line.errorDetail) == "table" and line.errorDetail.message
       local words = detail or line.error
-      if words then pull_failed(name, (tostring(words):gsub("%c+", " "))) end
+      if words then pull_failed(name, explain(words, login, note)) end
       report(line)
     end
   end
@@ -118,16 +160,18 @@ function images.pull(engine, name, log, credentials)
   check_name(name)
   local repository, tag = split(name)
   log("pulling " .. name)
+  local login, note = find_login(name, credentials)
+  if note then log(note) end
   local res <close> = engine:stream("POST", "/images/create", {
     query = { fromImage = repository, tag = tag },
-    headers = login_headers(name, credentials),
+    headers = login_headers(login),
     timeout = false, idle_timeout = PULL_IDLE_SECONDS,
   })
   if res.status >= 400 then
     local _, refusal = pcall(engines.refuse, "pull", res.status, res:all(MIB))
-    pull_failed(name, refusal.detail)
+    pull_failed(name, explain(refusal.detail, login, note))
   end
-  read_pull(res, name, log)
+  read_pull(res, name, log, login, note)
 end
 
 ---The image, fetched when the engine lacks it.
@@ -161,14 +205,16 @@ function images.look(engine, name, credentials)
     return false, image.message
   end
   if image then return true, "the engine has it: " .. images.describe(name, image) end
+  local login, note = find_login(name, credentials)
   local res = engine:call("GET", "/distribution/" .. name .. "/json", {
     what = "ask the registry for " .. name,
-    headers = login_headers(name, credentials),
+    headers = login_headers(login),
     accept = setmetatable({}, { __index = function() return true end }),
   })
   if res.status == 200 then return true, "its registry has it; the first sandbox waits for it" end
   local _, refusal = pcall(engines.refuse, "", res.status, res.body)
-  return false, ("the engine does not have %s, and cannot get it: %s"):format(name, refusal.detail)
+  return false, ("the engine does not have %s, and cannot get it: %s"):format(name,
+    explain(refusal.detail, login, note))
 end
 
 ---What an image is, for people.

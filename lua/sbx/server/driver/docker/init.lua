@@ -21,14 +21,11 @@ local volume = require("sbx.server.driver.docker.volume")
 local docker = { name = "docker" }
 
 local CREATE_SECONDS, REMOVE_SECONDS = 120, 60
-local TRIES, PAUSE_SECONDS = 3, 0.25
-
----@class sbx.server.driver.docker.Options: sbx.server.driver.Options
----@field credentials? sbx.server.driver.docker.Credentials
+local TRIES, PAUSE_SECONDS = 5, 0.25
 
 ---@class sbx.server.driver.docker.Driver: sbx.server.Driver
 ---@field engine sbx.server.driver.docker.Engine
----@field private options sbx.server.driver.docker.Options
+---@field private options sbx.server.driver.Options
 ---@field private server string  id that its containers bear, the same for the same folder
 ---@field private run string
 ---@field private facts? table   the engine's /info
@@ -51,7 +48,7 @@ end
 
 ---Connects to nothing yet. `options.argument` is the engine's socket.
 ---@async
----@param options? sbx.server.driver.docker.Options
+---@param options? sbx.server.driver.Options
 ---@return sbx.server.driver.docker.Driver
 function docker.open(options)
   options = options or {}
@@ -81,6 +78,14 @@ end
 -- that its agent ends with the server.
 local function keeps(self)
   return self.options.keep and not self.engine:is_podman() or false
+end
+
+-- Asked for the login of an image's registry; `wanted` is the id of one that was named.
+local function logins(self, wanted)
+  local credentials = self.options.credentials
+  return credentials and function(image)
+    return credentials(image, wanted)
+  end
 end
 
 -- -------------------------------------------------------------------- the start
@@ -212,7 +217,8 @@ end
 ---@return sbx.server.driver.docker.Box
 function Driver:create(spec)
   local begun = time.now()
-  local image = images.ensure(self.engine, spec.image, spec.log, self.options.credentials)
+  local image = images.ensure(self.engine, spec.image, spec.log,
+    logins(self, spec.registry_login))
   local made = create_at_last(self, spec, image)
   made.agent.environment = spec.env
   box.watch(made)
@@ -285,10 +291,11 @@ end
 
 ---@async
 ---@param image string
+---@param registry_login? string
 ---@return boolean accessible
 ---@return string details
-function Driver:look_for_image(image)
-  return images.look(self.engine, image, self.options.credentials)
+function Driver:look_for_image(image, registry_login)
+  return images.look(self.engine, image, logins(self, registry_login))
 end
 
 builds.equip(Driver) -- images: listed, named, built

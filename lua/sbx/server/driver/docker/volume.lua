@@ -12,7 +12,9 @@ local task = require("sbx.task")
 ---@class sbx.server.driver.docker.volume
 local volume = {}
 
-local CLEAN_UP_SECONDS, TRIES = 30, 5
+local CLEAN_UP_SECONDS = 30
+-- A busy engine with fuse-overlayfs may lay a container's root over its volumes.
+local TRIES, PAUSE_SECONDS = 5, 0.05
 
 ---The name of the volume with this program's agent.
 ---@return string
@@ -36,17 +38,18 @@ local function is_filled(engine, id)
 end
 
 local function fill(engine, id)
-  for _ = 1, TRIES do
+  for attempt = 1, TRIES do
     if is_filled(engine, id) then return end
+    if attempt > 1 then task.sleep(attempt * PAUSE_SECONDS) end
     engine:call("PUT", "/containers/" .. id .. "/archive", {
       what = "put the agent into its volume", query = { path = container.AGENT_FOLDER },
       headers = { ["Content-Type"] = "application/x-tar" }, body = archive(),
     })
   end
-  errors.raise {
-    kind = "process", op = "engine",
-    message = "the engine does not keep what is put into the volume " .. volume.name(),
-  }
+  if is_filled(engine, id) then return end
+  local words = "the engine does not keep what is put into the volume " .. volume.name()
+  -- As if it had said so itself: with another container it may.
+  errors.raise { kind = "process", op = "engine", status = 500, detail = words, message = words }
 end
 
 -- Only in a container can a volume be filled. It is never started.
