@@ -62,7 +62,7 @@ test("isolation: the suite sees what is not denied, and harm to others", functio
     stage.reached = 0
     fails({
       name = "killing", attempt = function()
-        stage:beside("kill $(cat /tmp/sleeper)")
+        stage:beside("p=$(cat /tmp/sleeper); kill $p; while kill -0 $p; do sleep 0.01; done")
       end,
     }, "process is gone")
   end)
