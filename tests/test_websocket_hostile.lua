@@ -371,7 +371,7 @@ test("websocket: a cancelled short message is sent whole or not at all", functio
     end
     client:write(frame(CLOSE, raw.code(1000)))
   end)
-  local ws <close> = http.websocket(listener.url)
+  local ws <close> = http.websocket(listener.url, { close_timeout = 60 }) -- behind all of it
   local last = 0
   local function send(seconds)
     last = last + 1

@@ -209,7 +209,9 @@ usual.Connect = with_process(stream)
 
 usual.SendInput = with_process(function(call, found)
   local input = call.message.input
-  found.child.stdin:write(input.stdin or input.pty)
+  -- One that has ended may not have been waited for yet.
+  local written = pcall(found.child.stdin.write, found.child.stdin, input.stdin or input.pty)
+  if not written then return call:fail("not_found", "no such process", 404) end
   answer(call)
 end)
 
@@ -277,7 +279,9 @@ local function accept_all(server)
     if not ok or not request then return end
     task.daemon(function()
       local done, err = pcall(serve_one, server, request)
-      if not done and not errors.is_error(err) then error(err, 0) end
+      if done then return end
+      request:close() -- now, not when it is collected
+      if not errors.is_error(err) then error(err, 0) end
     end)
   end
 end
