@@ -328,6 +328,23 @@ end)
 
 -- ------------------------------------------------------------------- mistakes
 
+test("cli: a word that others have for an option says which one is meant", function()
+  local spec = { name = "p", options = {
+    { name = "yes", short = "y", type = "flag", also = { "--force", "-f" } },
+    { name = "lifetime", type = "duration", also = { "--timeout" } },
+    { name = "timeout", type = "duration" },
+    { name = "key", secret = true, also = { "--api-key" } },
+  } }
+  refuses("unknown option '--force'; did you mean '--yes'?", "--force", spec)
+  refuses("unknown option '-f'; did you mean '--yes'?", "-f", spec)
+  refuses("unknown option '--api-key'; did you mean '--key-file'?", "--api-key x", spec)
+  -- What there is, is what it is.
+  assert(read("--timeout 5s", spec).timeout == 5)
+  spec.options[1].also = { "force" }
+  local ok, problem = pcall(cli.check, spec)
+  assert(not ok and problem:find("also: expected options", 1, true), problem)
+end)
+
 test("cli.check: a mistake in the description is told early and where", function()
   local function wrong(text, description)
     if description.name == nil then description.name = "p" end

@@ -93,6 +93,9 @@ test("commands: help is asked for in three ways, and unknown words get a hint", 
 
     cli:fails(2, { "craete" }, "did you mean 'create'?")
     cli:fails(2, { "help", "exce" }, "did you mean 'exec'?")
+    cli:fails(2, { "wait", "x", "--deadline", "3s" }, "did you mean '--timeout'?")
+    cli:fails(2, { "exec", "--timeout", "3s", "x", "--", "true" }, "did you mean '--deadline'?")
+    cli:fails(2, { "rm", "-f", "x" }, "did you mean '--yes'?")
     cli:fails(2, { "ls", "--lable", "x" }, "unknown option '--lable'; did you mean '--label'?")
     cli:fails(2, { "ls", "--trace", "f" }, "goes before the command: sbxlua --trace FILE ls")
     cli:fails(2, { "jobs", "ls", "--record=f" }, "--record goes before the command")

@@ -57,6 +57,7 @@ local DEFAULT_WIDTH, LEAST_WIDTH, MOST_WIDTH = 80, 40, 100
 ---@field complete? string   what a shell proposes: "sandbox", "context", "file", "folder", "verb"
 ---@field group? string      the heading it stands under
 ---@field hidden? boolean
+---@field also? string[]     words that people try in its place, as "--force": only suggested
 
 ---@class sbx.cli.Argument
 ---@field name string

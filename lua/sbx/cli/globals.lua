@@ -13,13 +13,14 @@ local CLIENT = {
   { name = "context", metavar = "NAME", complete = "context", group = "Where",
     help = "the address and key of this name: see `sbxlua help context`" },
   { name = "url", group = "Where", help = "the address of the API" },
-  { name = "key", secret = true, complete = "file", group = "Where",
+  { name = "key", secret = true, complete = "file", also = { "--api-key" }, group = "Where",
     help = "the file that holds the API key; else PRIME_API_KEY" },
 }
 
 local OUTPUT = {
   { name = "output", short = "o", type = "choice", default = "table", group = "Output",
     choices = { "table", "wide", "json", "jsonl", "name" }, metavar = "FORMAT",
+    also = { "--json", "--format" },
     help = "what stdout gets" },
   { name = "quiet", short = "q", type = "flag", group = "Output",
     help = "ids only, and nothing but errors on stderr" },

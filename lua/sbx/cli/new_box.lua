@@ -20,6 +20,7 @@ new_box.options = {
   { name = "gpu", metavar = "TYPE[:COUNT]", group = "Size",
     help = "graphics processors, as H100_80GB:1; with --vm" },
   { name = "lifetime", type = "duration", min = "1m", group = "Life",
+    also = { "--ttl", "--timeout-minutes" },
     help = "it ends so long after its start (1h)" },
   { name = "idle", type = "duration", min = "1m", group = "Life",
     help = "it ends when nobody has used it for so long" },

@@ -73,7 +73,10 @@ end
 
 local function unknown_option(state, word, within)
   local place = within and " in " .. quoted(within) or ""
-  fail(state, "unknown option ", quoted(word), place, nearest.hint(word, state.scope.longs))
+  local meant = state.scope.meant[word]
+  local hint = meant and "; did you mean " .. quoted(meant) .. "?"
+    or nearest.hint(word, state.scope.longs)
+  fail(state, "unknown option ", quoted(word), place, hint)
 end
 
 -- The value of an option that stands apart from it. A word that is itself an

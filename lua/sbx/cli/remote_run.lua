@@ -20,15 +20,17 @@ remote_run.FAILED = FAILED
 
 ---What `exec` and `run` have in common.
 remote_run.options = {
-  { name = "interactive", short = "i", type = "flag", help = "hand our stdin over, as it comes" },
+  { name = "interactive", short = "i", type = "flag", also = { "--stdin" },
+    help = "hand our stdin over, as it comes" },
   { name = "tty", short = "t", type = "flag",
     help = "give it a terminal: for sandboxes that are virtual machines" },
-  { name = "workdir", short = "w", metavar = "DIR", help = "the folder that it runs in" },
+  { name = "workdir", short = "w", metavar = "DIR", also = { "--cwd", "--chdir", "--working-dir" },
+    help = "the folder that it runs in" },
   { name = "env", short = "e", type = "map", help = "set a variable" },
   { name = "env-file", type = "file", metavar = "FILE",
     help = "lines NAME=VALUE: variables that are seen on no command line" },
   { name = "user", short = "u", help = "run as this user; in containers" },
-  { name = "deadline", type = "duration",
+  { name = "deadline", type = "duration", also = { "--timeout" },
     help = "end it, and all that it started, after this time; exit status 124" },
 }
 

@@ -18,13 +18,13 @@ local LEVEL_KEYS = "name summary description example notes options arguments com
 local COMMAND_KEYS = set(LEVEL_KEYS .. "group hidden")
 local ROOT_KEYS = set(LEVEL_KEYS .. "version")
 local VALUE_KEYS = "name type of choices default min max metavar help complete "
-local OPTION_KEYS = set(VALUE_KEYS .. "short required env secret group hidden")
+local OPTION_KEYS = set(VALUE_KEYS .. "short required env secret group hidden also")
 local ARGUMENT_KEYS = set(VALUE_KEYS .. "optional many raw")
 
 local KINDS = {
   name = "string", type = "string", of = "string", choices = "table", metavar = "string",
   help = "string", complete = "string", short = "string", required = "boolean", env = "string",
-  secret = "boolean",
+  secret = "boolean", also = "table",
   group = "string", hidden = "boolean", optional = "boolean", many = "boolean", raw = "boolean",
   summary = "string", description = "string", notes = "string", version = "string",
   options = "table", arguments = "table", commands = "table", run = "function",
@@ -167,6 +167,11 @@ local function check_option(parent, number, option)
   if option.secret and option.short then
     refuse(where, "a secret cannot be given on the command line: no `short`")
   end
+  for _, word in ipairs(option.also or {}) do
+    if type(word) ~= "string" or not word:find("^%-") then
+      refuse(where, "also: expected options, such as --force")
+    end
+  end
 end
 
 local function check_arguments(where, arguments)
@@ -219,11 +224,14 @@ local function enter_option(scope, where, option)
     enter(scope, where, long .. "-file", { option = option, from_file = true })
   end
   if option.short then enter(scope, where, "-" .. option.short, { option = option }) end
+  for _, word in ipairs(option.also or {}) do
+    scope.meant[word] = option.secret and long .. "-file" or long
+  end
   table.insert(scope.options, option)
 end
 
 local function new_scope(root)
-  local scope = { words = {}, longs = {}, options = {} }
+  local scope = { words = {}, longs = {}, options = {}, meant = {} }
   enter(scope, "cli", "--help", { help = true })
   if root.version then enter(scope, "cli", "--version", { version = true }) end
   return scope
@@ -232,7 +240,8 @@ end
 ---What the words of a command line mean before any command of `root` is read.
 ---@param root table
 ---@return table scope  `words`: word → { option=, negative=, from_file= } or { help=, version= };
---- `longs`: those with two dashes, in order; `options`: in order
+--- `longs`: those with two dashes, in order; `options`: in order; `meant`: word of others →
+--- the option here
 function spec.scope(root)
   local scope = new_scope(root)
   spec.extend(scope, root, "cli")
@@ -253,7 +262,7 @@ function spec.extend(scope, command, where)
 end
 
 local function copy_scope(scope)
-  local copy = { words = {}, longs = {}, options = {} }
+  local copy = { words = {}, longs = {}, options = {}, meant = {} }
   for word, meaning in pairs(scope.words) do
     copy.words[word] = meaning
   end

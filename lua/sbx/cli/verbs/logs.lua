@@ -23,7 +23,8 @@ verb.spec = {
   arguments = { boxes.arguments },
   options = {
     { name = "follow", short = "f", type = "flag", help = "go on as lines come" },
-    { name = "tail", type = "integer", min = 0, metavar = "N", help = "the last N lines only" },
+    { name = "tail", type = "integer", min = 0, metavar = "N", also = { "--lines", "-n" },
+      help = "the last N lines only" },
     { name = "since", type = "duration", help = "only lines of the last so much time" },
   },
 }

@@ -20,7 +20,8 @@ verb.spec = {
       help = boxes.arguments.help },
   },
   options = {
-    { name = "yes", short = "y", type = "flag", help = "delete more than one without a question" },
+    { name = "yes", short = "y", type = "flag", also = { "--force", "-f" },
+      help = "delete more than one without a question" },
     { name = "label", short = "l", type = "list", help = "those that carry it" },
     { name = "status", metavar = "STATUS", help = "those of this status, as ERROR" },
     { name = "older-than", type = "duration", help = "those made so long ago" },

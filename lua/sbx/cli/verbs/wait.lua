@@ -21,7 +21,8 @@ verb.spec = {
   options = {
     { name = "for", type = "choice", choices = { "ready", "gone" }, default = "ready",
       help = "until commands can run in it, or until it has ended" },
-    { name = "timeout", type = "duration", default = "5m", help = "for all of them together" },
+    { name = "timeout", type = "duration", default = "5m", also = { "--deadline" },
+      help = "for all of them together" },
   },
 }
 
