@@ -6,24 +6,18 @@ local api = dofile(here .. "peers/api.lua")
 local fs = require("sbx.fs")
 local support = dofile(here .. "vm_support.lua")
 local task = require("sbx.task")
+local temporary = dofile(here .. "temporary_support.lua")
 
 local function with_vm(fn)
   support.with_vm({}, fn)
 end
 
--- Files of spooled commands, of which there are none after a test.
-local function ours()
-  local found = {}
-  for _, name in ipairs(fs.list("/tmp")) do
-    if name:find("^%.sbx%-%x+") then found[name] = true end
+local function messages_of(vm)
+  local messages = {}
+  for i, call in ipairs(vm.calls) do
+    messages[i] = call.message
   end
-  return found
-end
-
-local function no_more_than(before)
-  for name in pairs(ours()) do
-    assert(before[name], name .. " is left")
-  end
+  return messages
 end
 
 test("exec in a vm: output comes by the connection, exact, and both streams", function()
@@ -58,8 +52,7 @@ test("exec in a vm: small input, words, max_output and check", function()
 end)
 
 test("exec in a vm: a spool works there, too, and a deadline kills", { timeout = 180 }, function()
-  local before = ours()
-  with_vm(function(client)
+  with_vm(function(client, vm)
     local result = client:execute_command("sbx-1", "[[ a == a ]] && echo out; exit 4",
       { spool = true })
     assert(result.exit_code == 4 and result.stdout == "out\n", result.stderr)
@@ -67,8 +60,9 @@ test("exec in a vm: a spool works there, too, and a deadline kills", { timeout =
       "trap '' TERM; echo $$; (setsid sleep 4799 &); sleep 4799", { deadline = 0.7 })
     assert(err.kind == "command_timeout" and err.outcome == "exited", tostring(err))
     assert(not fs.exists("/proc/" .. err.stdout:match("%d+")))
+    local left = temporary.left_by(messages_of(vm))
+    assert(#left == 0, table.concat(left, " "))
   end)
-  no_more_than(before)
 end)
 
 test("exec in a vm: a listener that fails or is cancelled ends the command", function()

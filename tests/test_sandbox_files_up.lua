@@ -7,6 +7,7 @@ local fs = require("sbx.fs")
 local hash = require("sbx.hash")
 local process = require("sbx.process")
 local task = require("sbx.task")
+local temporary = dofile(here .. "temporary_support.lua")
 
 local failure = folder_box.failure
 local MEBIBYTE = 1024 * 1024
@@ -36,6 +37,30 @@ local function recorder()
   return function(done, total)
     seen[#seen + 1] = { done = done, total = total }
   end, seen
+end
+
+-- Cancels an upload once its handler has left `box.hangs` waiting.
+local function cancelled_halfway(box, fn, ...)
+  task.scope(function(scope, ...)
+    local running = scope:pspawn(fn, box.client, box.id, ...)
+    task.timeout(60, box.hangs.wait, box.hangs)
+    running:cancel()
+    assert(not running:pjoin())
+  end, ...)
+end
+
+-- A sandbox whose upload number `n` is never answered.
+local function hanging_at(n)
+  local hangs = task.waiter("an upload to hang")
+  local box = folder_box.start({
+    upload = function(call)
+      if call.n ~= n then return end
+      hangs:wake()
+      return folder_box.HANG
+    end,
+  })
+  box.hangs = hangs
+  return box
 end
 
 local function ends_with(seen, done, total)
@@ -209,14 +234,10 @@ test("upload: a part is sent again, and the progress goes back with it", functio
 end)
 
 test("upload: cancelled halfway, nothing stays there", function()
-  local box <close> = folder_box.start({
-    upload = function(call)
-      if call.n == 3 then return folder_box.HANG end
-    end,
-  })
-  local done = task.move_on(0.3, box.client.upload_bytes, box.client, box.id, box.path .. "/x",
-    content(1000), { split = 100, parallel = 2 })
-  assert(not done and box:count("exec") == 1)
+  local box <close> = hanging_at(3)
+  cancelled_halfway(box, box.client.upload_bytes, box.path .. "/x", content(1000),
+    { split = 100, parallel = 2 })
+  assert(box:count("exec") == 1)
   box:settles_at("")
 end)
 
@@ -339,24 +360,13 @@ test("upload_stream: what the source raises ends it, and its files go", function
 end)
 
 test("upload_stream: no temporary file outlives it", function()
-  local box <close> = folder_box.start({
-    upload = function(call)
-      if call.n == 5 then return folder_box.HANG end
-    end,
-  })
-  local function ours()
-    local count = 0
-    for _, name in ipairs(fs.list(os.getenv("TMPDIR") or "/tmp")) do
-      if name:find("^sbxlua%-upload%-") then count = count + 1 end
-    end
-    return count
-  end
-  local before = ours()
+  local box <close> = hanging_at(5)
+  local mine <close> = temporary.own()
   box.client:upload_stream(box.id, box.path .. "/x", pieces(content(3000), 100), { split = 1000 })
-  assert(ours() <= before)
-  assert(not task.move_on(0.3, box.client.upload_stream, box.client, box.id, box.path .. "/y",
-    pieces(content(9000), 100), { split = 1000, parallel = 2 }))
-  assert(ours() <= before)
+  assert(#fs.list(mine.path) == 0)
+  cancelled_halfway(box, box.client.upload_stream, box.path .. "/y", pieces(content(9000), 100),
+    { split = 1000, parallel = 2 })
+  assert(#fs.list(mine.path) == 0)
   box:settles_at("x")
 end)
 

@@ -8,6 +8,7 @@ local fs = require("sbx.fs")
 local json = require("sbx.json")
 local process = require("sbx.process")
 local task = require("sbx.task")
+local temporary = dofile(here .. "temporary_support.lua")
 
 local SECRET = "secret-signature-4713"
 
@@ -217,13 +218,18 @@ test("images: cancelled while the context is sent, nothing stays behind", functi
   local server <close> = api.start({ store = function() return api.HANG end })
   local client <close> = server:client()
   local folder <close> = context_folder()
-  local outer = os.getenv("TMPDIR") or "/tmp"
-  local function left()
-    return #fs.glob(outer .. "/sbxlua-context-*")
-  end
-  local before = left()
-  assert(not task.move_on(0.3, client.build_image, client, { name = "a", context = folder.path }))
-  assert(server:count("store") == 1 and server:count("start_build") == 0 and left() == before)
+  local mine <close> = temporary.own()
+  task.scope(function(scope)
+    local building = scope:pspawn(client.build_image, client, { name = "a", context = folder.path })
+    task.timeout(60, function()
+      while server:count("store") == 0 do task.sleep(0.01) end
+    end)
+    assert(#fs.glob(mine.path .. "/sbxlua-context-*") == 1)
+    building:cancel()
+    assert(not building:pjoin())
+  end)
+  assert(server:count("store") == 1 and server:count("start_build") == 0)
+  assert(#fs.list(mine.path) == 0)
 end)
 
 test("images: a context that cannot be read, and misuse, make no build", function()
