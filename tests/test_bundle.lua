@@ -139,6 +139,9 @@ test("bundle: mistakes in what is asked for", function()
     { { "tool.lua", "-o", "tool", "--include", "nothing" }, "--include: module 'nothing'" },
     { { "tool.lua", "-o", "tool", "--include", "/etc/hostname" }, "not below the folder" },
     { { "nothing.lua" }, "nothing.lua" },
+    { { "tool.lua", "-o", "no/where/tool" },
+      "bundle: write no/where/tool: no such file or directory\n" },
+    { { "tool.lua", "-o", "lib" }, "bundle: write lib: " },
     { { "native.lua", "-o", "tool" }, "module 'native_library': not found" },
   }) do
     local result = bundle(dir, table.unpack(each[1]))

@@ -131,6 +131,11 @@ test("fs.write_atomic: a failure removes its temporary file", function()
     assert(not ok)
     assert(table.concat(fs.list(dir), " ") == "target")
     fails("ENOENT", fs.write_atomic, dir .. "/no/where", "bytes")
+    -- It is told of the file that was asked for.
+    local _, err = pcall(fs.write_atomic, dir .. "/no/where", "bytes")
+    assert(tostring(err) == ("write %s/no/where: no such file or directory"):format(dir), err)
+    _, err = pcall(fs.write_atomic, dir .. "/target", "bytes")
+    assert(tostring(err):find("write " .. dir .. "/target: ", 1, true) == 1, err)
   end)
 end)
 

@@ -146,7 +146,7 @@ function fs.write_atomic(path, bytes, options)
   if not ok then
     -- It may be missing: never made, or renamed already.
     pcall(task.shield, CLEANUP, core.unlink, beside)
-    error(err, 0)
+    error(copy.told_of(err, path), 0)
   end
 end
 

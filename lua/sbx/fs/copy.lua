@@ -21,6 +21,16 @@ function copy.beside(target)
   return path.join(path.dirname(target), (".%016x.tmp"):format(string.unpack("I8", hash.random(8))))
 end
 
+---What went wrong with a file beside `target`, told of `target`: nobody knows the other name.
+---@param err any  returned as it is where it is no error of a file
+---@param target string
+---@return any
+function copy.told_of(err, target)
+  local why = errors.is_error(err) and err.kind == "io" and err.message:match(": ([^:]*)$")
+  if why then err.message = ("write %s: %s"):format(target, why) end
+  return err
+end
+
 local function refuse(from, to, code, why)
   errors.raise({
     kind = "io",
