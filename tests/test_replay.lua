@@ -271,6 +271,26 @@ test("replay: files that are no recordings", function()
   end)
 end)
 
+test("replay: a recording that cannot be written is told of by its name", function()
+  support.with("print('ran')", nil, function(replay)
+    for path, said in pairs({
+      [replay.folder .. "/no/where"] = "no such file or directory",
+      [replay.folder] = "is a folder",
+    }) do
+      local result = replay:run({ "--record", path })
+      assert(result.code == 1 and result.stdout == "", result.stdout .. result.stderr)
+      assert(result.stderr == ("sbxlua: --record: write %s: %s\n"):format(path, said),
+        result.stderr)
+    end
+    -- Something takes its place while the script runs.
+    fs.write(replay.script, "require('sbx.fs').mkdir(os.getenv('FOLDER') .. '/run.jsonl')")
+    local result = replay:run({ "--record", replay.file })
+    assert(result.code == 1, result.stderr)
+    assert(result.stderr:find("--record: write " .. replay.file .. ": ", 1, true), result.stderr)
+    assert(not result.stderr:find(".part", 1, true), result.stderr)
+  end)
+end)
+
 test("replay: a recording has its name only once it is whole", function()
   support.with([[
     local http, task = require("sbx.http"), require("sbx.task")
@@ -292,8 +312,5 @@ test("replay: a recording has its name only once it is whole", function()
     local lines = replay:lines()
     assert(lines[1].type == "sbxlua recording" and lines[2].type == "exchange")
     assert(lines[#lines].type == "end" and lines[#lines].exchanges == 1)
-    local result = support.run.run({ "--record", replay.folder .. "/no/such", "-e", "print(1)" })
-    assert(result.code == 1 and result.stdout == "")
-    assert(result.stderr:find("--record: open", 1, true), result.stderr)
   end)
 end)

@@ -1,6 +1,7 @@
 -- Records the requests of a run and their answers, for `--replay`. docs/replay.md has the
 -- format. The file has its name only once the run has ended.
 
+local copy = require("sbx.fs.copy")
 local encoding = require("sbx.encoding")
 local errors = require("sbx.errors")
 local exchange = require("sbx.http.exchange")
@@ -271,10 +272,18 @@ end
 function record.start(path)
   local seed = tonumber(hash.random_hex(4), 16)
   local temporary = ("%s.%s.part"):format(path, hash.random_hex(4))
+  local there = errors.try(fs.stat, path)
+  if there and there.type == "directory" then
+    errors.raise({
+      kind = "io", code = "EISDIR", op = "write", message = ("write %s: is a folder"):format(path),
+    })
+  end
+  local opened, file = pcall(fs.open, temporary, "wx", { perm = 384 })
+  if not opened then error(copy.told_of(file, path), 0) end
   state = {
     path = path, temporary = temporary, start = task.now(), count = 0, told = {},
     turn = sync.mutex("recording"), scrub = scrubs.new(), tokens = tokens.new(),
-    file = fs.open(temporary, "wx", { perm = 384 }),
+    file = file,
   }
   math.randomseed(seed)
   put(state, {
@@ -315,7 +324,7 @@ function record.stop()
   if ok then return end
   pcall(file.close, file)
   pcall(fs.remove, self.temporary, { missing_ok = true })
-  error(err, 0)
+  error(copy.told_of(err, self.path), 0)
 end
 
 return record
