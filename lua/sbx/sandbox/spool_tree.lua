@@ -49,7 +49,11 @@ nap() { sleep $1 2>/dev/null || sleep 1; i=$((i+1)); }
 end_tree() { # $1: tenths of a second between TERM and KILL
   p=; { read -r p < "${P}pid"; } 2>/dev/null
   targets; signal TERM
-  i=0; while targets; [ -n "$T" ] && [ $i -lt $1 ]; do nap 0.1; done
+  # Looking costs time where there are many processes: less and less often.
+  i=0; z=1; while targets; [ -n "$T" ] && [ $i -lt $1 ]; do
+    sleep 0.$z 2>/dev/null || sleep 1
+    i=$((i+z)); [ $z -ge 5 ] || z=$((z+1))
+  done
   i=0; while [ -n "$T" ] && [ $i -lt 20 ]; do signal KILL; nap 0.05; targets; done
 }
 ]]
