@@ -5,7 +5,9 @@
 // ports are played by the stand-ins below.
 //
 // An input is a list of records `u8 type, u8 id and flags, u8 size, bytes`,
-// which become frames; type 0 sends its bytes as they are.
+// which become frames; type 0 sends its bytes as they are, RENEW lets another
+// server begin and MARK is that server's first word. An input that ends in
+// PIPES talks over two pipes and not over a socket.
 
 #define _GNU_SOURCE
 
@@ -24,6 +26,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerInitialize(int *count, char ***arguments);
 
 enum { IDS = 8, FORKS = 6, PEERS = 64 };
+
+enum { RENEW = 0xff, MARK = 0xfe, PIPES = 'p' };  // of an input
 
 // ------------------------------------------------------------------ stand-ins
 
@@ -107,8 +111,14 @@ typedef struct Request {
 static Request requests[IDS];
 static FrameReader answers;
 static bool out_of_step;  // after bytes as they are, nobody knows who asks what
+static bool unheard;      // the agent hears nothing before the server's mark
+static size_t mark_seen;  // of the agent's mark, which comes before all else
+static bool seeking;      // it is still to come
+static bool greeted;      // and HELLO after it
 
 static void check_answer(const Frame *frame) {
+  if (!greeted && frame->type != FRAME_HELLO) abort();
+  greeted = true;
   if (frame->type == FRAME_HELLO || out_of_step) return;
   if (frame->id >= IDS) abort();
   Request *request = &requests[frame->id];
@@ -126,15 +136,24 @@ static void check_answer(const Frame *frame) {
   case FRAME_FAIL:
     request->ended = true;
     break;
-  case FRAME_STARTED:
-  case FRAME_DEAF:
-  case FRAME_OPENED:
-  case FRAME_EOF:
-  case FRAME_CREDIT:
+  default:  // STARTED and others that more follows
+    if (frame->type < FRAME_DATA) abort();
     break;
-  default:
-    abort();
   }
+}
+
+// Takes the agent's mark out of what it sent; returns how much follows.
+static size_t after_mark(uint8_t *bytes, size_t count) {
+  const uint8_t *mark = (const uint8_t *)RENEWAL_MARK;
+  for (size_t i = 0; i < count; i++) {
+    if (bytes[i] != mark[mark_seen]) mark_seen = 0;
+    if (bytes[i] != mark[mark_seen]) continue;
+    if (++mark_seen < sizeof(RENEWAL_MARK) - 1) continue;
+    seeking = false;
+    memmove(bytes, bytes + i + 1, count - i - 1);
+    return count - i - 1;
+  }
+  return 0;
 }
 
 static void read_answers(int server) {
@@ -143,7 +162,9 @@ static void read_answers(int server) {
     uint8_t *space = frame_space(&answers, &room);
     ssize_t count = space ? read(server, space, room) : -1;
     if (count <= 0) return;
-    frame_fed(&answers, (size_t)count);
+    size_t fresh = (size_t)count;
+    if (seeking) fresh = after_mark(space, fresh);
+    frame_fed(&answers, fresh);
     Frame frame;
     int got;
     while ((got = frame_next(&answers, &frame)) > 0)
@@ -154,14 +175,26 @@ static void read_answers(int server) {
 
 // --------------------------------------------------------------------- inputs
 
+// Everything that is not about another request may be one.
 static bool is_request(uint8_t type) {
-  return (type >= FRAME_EXEC && type <= FRAME_DIAL) || type == FRAME_START;
+  switch (type) {
+  case FRAME_DATA:
+  case FRAME_EOF:
+  case FRAME_CREDIT:
+  case FRAME_KILL:
+  case FRAME_RESIZE:
+  case FRAME_SIGNAL:
+    return false;
+  default:
+    return true;
+  }
 }
 
 // Whether the server of the real world would send this: it uses no id twice.
 static bool note_request(uint8_t type, uint8_t id, const uint8_t *bytes,
                          size_t size) {
   if (type == FRAME_SHUTDOWN) return false;
+  if (unheard) return true;
   Request *request = &requests[id];
   if (is_request(type)) {
     if (id == 0 || request->asked) return false;
@@ -176,12 +209,36 @@ static bool note_request(uint8_t type, uint8_t id, const uint8_t *bytes,
   return true;
 }
 
+// Another server begins: what this one has asked for is nobody's any more, and
+// of what was on its way nothing is to be understood.
+static void renew(Agent *agent, int from) {
+  read_answers(from);
+  frame_reader_free(&answers);
+  memset(requests, 0, sizeof(requests));
+  mark_seen = 0;
+  seeking = unheard = true;
+  out_of_step = greeted = false;
+  control_renew(agent);
+}
+
+// Whatever the server before has left, it is heard from here on.
+static void send_mark(int server) {
+  ssize_t size = sizeof(RENEWAL_MARK) - 1;
+  if (write(server, RENEWAL_MARK, (size_t)size) != size || !unheard)
+    out_of_step = true;
+  unheard = false;
+}
+
 // Sends one record; returns the bytes that it took.
 static size_t send_record(int server, const uint8_t *data, size_t size) {
   static uint8_t frame[FRAME_HEADER + CHUNK];
   if (size < 3) return size;
   size_t count = size - 3 < data[2] ? size - 3 : data[2];
   uint8_t type = data[0], id = data[1] % IDS;
+  if (type == MARK) {
+    send_mark(server);
+    return 3 + count;
+  }
   if (type == 0) {
     out_of_step = true;
     (void)!write(server, data + 3, count);
@@ -199,18 +256,29 @@ static size_t send_record(int server, const uint8_t *data, size_t size) {
   return 3 + count;
 }
 
+typedef struct Server {
+  int to, from;  // the agent
+} Server;
+
 // As if it listened and its server went: what does not go on ends, and the rest
 // is killed.
-static void clean_up(Agent *agent, int server) {
-  shutdown(server, SHUT_RDWR);  // a new child may have it open still
-  close(server);
+static void clean_up(Agent *agent, const Server *server) {
+  int out = agent->control_out;
+  bool pipes = server->from != server->to;
+  // A new child may have it open still: a pipe ends once that has closed it.
+  shutdown(server->to, SHUT_RDWR);
+  close(server->to);
+  if (pipes) close(server->from);
   agent->ending = false;
   agent->listener = open("/dev/null", O_RDONLY | O_CLOEXEC);
-  for (int i = 0; i < 100 && agent->control >= 0; i++)
+  for (int i = 0; i < 5000 && agent->control >= 0; i++) {
     loop_turn(agent, 0);
+    if (pipes && agent->control >= 0) usleep(1000);
+  }
   if (agent->control >= 0) abort();
   close(agent->listener);
   agent->listener = -1;
+  if (pipes) close(out);
   if (forks) tree_kill();
   for (Channel *channel = agent->channels; channel; channel = channel->next)
     channel->over = true;
@@ -242,36 +310,72 @@ int LLVMFuzzerInitialize(int *count, char ***arguments) {
   return 0;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+static void open_socket(Agent *agent, Server *server) {
   int pair[2];
   int kind = SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC;
   if (socketpair(AF_UNIX, kind, 0, pair) != 0) abort();
+  agent->control = agent->control_out = pair[0];
+  server->to = server->from = pair[1];
+}
+
+static void open_pipes(Agent *agent, Server *server) {
+  int requests_pipe[2], answers_pipe[2];
+  if (pipe2(requests_pipe, O_NONBLOCK | O_CLOEXEC) != 0) abort();
+  if (pipe2(answers_pipe, O_NONBLOCK | O_CLOEXEC) != 0) abort();
+  agent->control = requests_pipe[0];
+  agent->control_out = answers_pipe[1];
+  server->to = requests_pipe[1];
+  server->from = answers_pipe[0];
+}
+
+static void start(Agent *agent, Server *server, bool pipes) {
   sigset_t children;
   sigemptyset(&children);
   sigaddset(&children, SIGCHLD);
-  Agent agent = {
-      .control = pair[0],
-      .control_out = pair[0],
+  *agent = (Agent){
       .listener = -1,
       .children = signalfd(-1, &children, SFD_NONBLOCK | SFD_CLOEXEC),
       .limits = {RLIM_INFINITY, RLIM_INFINITY, RLIM_INFINITY}
   };
+  if (pipes)
+    open_pipes(agent, server);
+  else
+    open_socket(agent, server);
   memset(requests, 0, sizeof(requests));
   forks = 0;
-  out_of_step = false;
-  loop_begin(&agent);
-  control_hello(&agent);
+  out_of_step = unheard = seeking = greeted = false;
+  loop_begin(agent);
+  control_hello(agent);
+}
+
+// One turn of the agent, and what comes of it.
+static void turn(Agent *agent, const Server *server, int longest_pause_ms) {
+  loop_turn(agent, longest_pause_ms);
+  // The mark may have been among bytes that were sent as they are.
+  if (unheard && !agent->seeking) {
+    unheard = false;
+    out_of_step = true;
+  }
+  read_answers(server->from);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  Agent agent;
+  Server server;
+  start(&agent, &server, size > 0 && data[size - 1] == PIPES);
   for (size_t at = 0; at < size && !agent.ending;) {
-    at += send_record(pair[1], data + at, size - at);
-    loop_turn(&agent, 0);
-    read_answers(pair[1]);
+    if (data[at] == RENEW) {
+      renew(&agent, server.from);
+      at++;
+    } else {
+      at += send_record(server.to, data + at, size - at);
+    }
+    turn(&agent, &server, 0);
   }
   // Children get a moment to say something.
-  for (int i = 0; i < 20 && forks && agent.channels && !agent.ending; i++) {
-    loop_turn(&agent, 1);
-    read_answers(pair[1]);
-  }
-  clean_up(&agent, pair[1]);
+  for (int i = 0; i < 20 && forks && agent.channels && !agent.ending; i++)
+    turn(&agent, &server, 1);
+  clean_up(&agent, &server);
   close(agent.children);
   return 0;
 }
