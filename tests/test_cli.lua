@@ -345,6 +345,25 @@ test("cli: a word that others have for an option says which one is meant", funct
   assert(not ok and problem:find("also: expected options", 1, true), problem)
 end)
 
+test("cli: a command apart has its own options only", function()
+  local spec = {
+    name = "p", run = function() end,
+    options = { { name = "state", help = "mine" }, { name = "listen", default = "x" } },
+    commands = { {
+      name = "key", apart = true, options = { { name = "state", short = "s" } },
+      commands = { { name = "add", arguments = { { name = "listen" } } }, { name = "ls" } },
+    } },
+  }
+  cli.check(spec)
+  local given = read("key add -s a b", spec)
+  assert(given.command == "key add" and given.state == "a" and given.listen == "b")
+  assert(read("key ls", spec).listen == nil and read("--state c", spec).listen == "x")
+  refuses("unknown option '--listen'", "key ls --listen y", spec)
+  refuses("--listen: does not go with 'key'", "--listen y key ls", spec)
+  local help = cli.help(spec, { command = "key ls" })
+  assert(help:find("options of key", 1, true) and not help:find("--listen", 1, true), help)
+end)
+
 test("cli.check: a mistake in the description is told early and where", function()
   local function wrong(text, description)
     if description.name == nil then description.name = "p" end

@@ -218,6 +218,8 @@ test("serve key: add, ls and rm; the key is in a file of its owner, and nowhere 
   local list = sbxlua { "ls", "--state", place }
   assert(list.stdout:match("^ann\t[%dTZ:-]+\nbob\t[%dTZ:-]+\n$"), list.stdout)
   assert(not list.stdout:find(key, 1, true))
+  local rows = json.decode(sbxlua({ "ls", "--state", place, "-o", "json" }).stdout)
+  assert(#rows == 2 and rows[1].name == "ann" and rows[1].v == 1)
   assert(sbxlua({ "rm", "ann", "--state", place }).code == 0)
   assert(sbxlua({ "rm", "ann", "--state", place }).code == 1)
   assert(sbxlua({ "ls", "--state", place }).stdout:match("^bob\t%S+\n$"))

@@ -26,6 +26,7 @@ local DEFAULT_WIDTH, LEAST_WIDTH, MOST_WIDTH = 80, 40, 100
 ---@field run? async fun(given: table): ...  what `parse` calls when this was chosen
 ---@field group? string        of a command: the heading it stands under
 ---@field hidden? boolean      of a command: works, but is not shown
+---@field apart? boolean       of a command: the options of what it is a command of are not its own
 
 ---@alias sbx.cli.Type
 ---| "flag" # --name and --no-name

@@ -101,8 +101,9 @@ local function read(words, first, level, options)
       end
       if command then
         state.level = command
+        local before = command.apart and {} or state.options
         state.options = table.move(command.options or {}, 1, #(command.options or {}),
-          #state.options + 1, table.move(state.options, 1, #state.options, 1, {}))
+          #before + 1, table.move(before, 1, #before, 1, {}))
       else
         state.arguments = state.arguments + 1
         local list = state.level.arguments or {}
@@ -174,8 +175,7 @@ local function of_verb(answer, words, at, typed, source)
   end
   local verb = verbs.load(entry)
   local level = verbs.spec(entry)
-  local options = globals.options(entry.module and {} or verb.uses
-    or { client = true, output = true })
+  local options = globals.options(verb.uses or { client = true, output = true })
   table.move(level.options or {}, 1, #(level.options or {}), #options + 1, options)
   local state = read(words, at + 1, level, options)
   if state.waiting then return values_of(state.waiting, typed, source, answer) end

@@ -21,7 +21,7 @@ local BOTH = { client = true, output = true }
 ---@return sbx.cli.Spec
 function frame.spec(entry)
   local verb = verbs.load(entry)
-  local uses = entry.module and {} or verb.uses or BOTH
+  local uses = verb.uses or BOTH
   return {
     name = "sbxlua", options = globals.options(uses), commands = { verbs.spec(entry) },
   }
@@ -46,14 +46,18 @@ local BEFORE = {
 }
 
 local function with_place(entry, text)
-  local option = text:match("^unknown option '(%-%-[%a-]+)'")
+  local option = text:match("^unknown option '(%-[%a-]+)'")
+  if option == "-o" or option == "--output" then
+    return ("%s: `%s` has one form of output only"):format(option, entry.name)
+  end
   if not BEFORE[option] then return text end
   return ("%s goes before the command: sbxlua %s %s %s …"):format(option, option, BEFORE[option],
     entry.name)
 end
 
 local function refuse(entry, words, text, program_name)
-  text = with_place(entry, text)
+  local verb = verbs.load(entry)
+  text = verb.mistake and verb.mistake(words, text) or with_place(entry, text)
   local out = output.new({ output = wants_json(words) }, entry.name)
   if out:is_json() then
     out:failure({ kind = "usage", message = text }, USAGE_ERROR)
@@ -129,7 +133,7 @@ end
 local function run_given(entry, verb, run, given)
   local out = output.new(given, entry.name)
   if verb.own_program then
-    connect(given)
+    if not verb.uses or verb.uses.client then connect(given) end
     return run(given, out)
   end
   -- The closing words of a run about its sandboxes are for scripts.
@@ -156,13 +160,6 @@ end
 ---@return integer
 function frame.run(entry, before, words)
   local verb = verbs.load(entry)
-  if entry.module then
-    if before[1] then
-      return refuse(entry, {}, before[1] .. ": `" .. entry.name .. "` has no such option",
-        "sbxlua " .. entry.name)
-    end
-    return program.run_command(verb.run, words)
-  end
   local argv = table.move(before, 1, #before, 1, {})
   argv[#argv + 1] = entry.name
   table.move(words, 1, #words, #argv + 1, argv)

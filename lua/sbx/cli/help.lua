@@ -110,7 +110,7 @@ end
 local function add_own_help(sections, chain)
   local scope = spec.scope(chain[1])
   for i = 2, #chain do
-    spec.extend(scope, chain[i])
+    scope = spec.enter(scope, chain[i])
   end
   local section
   for _, candidate in ipairs(sections) do
@@ -136,6 +136,7 @@ local function all_sections(chain)
   add_own_help(options, chain)
   append(options)
   for i = #chain - 1, 1, -1 do
+    if chain[i + 1].apart then break end
     append(sections_of(chain[i].options, "options of " .. chain[i].name, left_of, right_of))
   end
   append(sections_of(level.commands, "commands",

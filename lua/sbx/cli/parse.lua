@@ -170,10 +170,20 @@ local function names_of(commands)
   return names
 end
 
+-- Options that stood before a command which they do not go with.
+local function refuse_others(state, command)
+  for _, option in ipairs(state.scope.options) do
+    if state.given[option] then
+      fail(state, spec.long(option.name), ": does not go with ", quoted(command.name))
+    end
+  end
+end
+
 local function enter_command(state, command)
+  if command.apart then refuse_others(state, command) end
   state.chain = table.move(state.chain, 1, #state.chain, 1, {})
   table.insert(state.chain, command)
-  spec.extend(state.scope, command)
+  state.scope = spec.enter(state.scope, command)
   local path = state.values.command
   state.values.command = path and path .. " " .. command.name or command.name
 end

@@ -181,14 +181,13 @@ end
 
 ---Runs a command of this program: what signals mean to it is its own affair.
 ---@async
----@param fn async fun(arguments: string[]): integer
----@param arguments string[]
+---@param fn async fun(): integer
 ---@return integer  the exit status
-function program.run_command(fn, arguments)
+function program.run_command(fn)
   host.observe(function(event, value)
     if event == "tree" or event == "slow" then events[event](nil, value) end
   end)
-  local ok, status = pcall(fn, arguments)
+  local ok, status = pcall(fn)
   if host.exit_status() then return host.exit_status() end
   if not ok then error(status, 0) end
   return status

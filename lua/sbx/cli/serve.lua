@@ -2,7 +2,6 @@
 -- to stop. With `--private` it serves one script and ends with it.
 
 local chaos = require("sbx.server.chaos")
-local cli = require("sbx.cli")
 local core = require("sbx.core.task")
 local errors = require("sbx.errors")
 local fs = require("sbx.fs")
@@ -10,7 +9,9 @@ local hash = require("sbx.hash")
 local host = require("sbx.core.host")
 local images = require("sbx.server.images")
 local json = require("sbx.json")
+local program = require("sbx.cli.program")
 local serve_key = require("sbx.cli.serve_key")
+local serve_options = require("sbx.cli.serve_options")
 local serve_safety = require("sbx.cli.serve_safety")
 local registry = require("sbx.server.services.registry")
 local server = require("sbx.server")
@@ -18,7 +19,7 @@ local state = require("sbx.server.state")
 local stream = require("sbx.core.stream")
 local task = require("sbx.task")
 
-local serve = { description = require("sbx.cli.serve_options").description }
+local serve = {}
 
 local USAGE_ERROR = 2
 
@@ -43,14 +44,9 @@ end
 
 -- ------------------------------------------------------------------ arguments
 
--- The options; or nil and the text that --help asks for.
-local function parse(args)
-  local given, text, refusal = cli.try_parse(args, serve.description)
-  if not given then
-    if refusal.status ~= 0 then usage_error(text) end
-    return nil, text
-  end
-  for _, option in ipairs(serve.description.options) do
+-- What no option can tell by itself. Returns the options.
+local function checked(given)
+  for _, option in ipairs(serve_options.description.options) do
     local name = option.name:gsub("-", "_")
     if given[name] == "" then usage_error("--" .. option.name .. " needs a value") end
   end
@@ -240,10 +236,10 @@ local function serve_public(options)
   if options.keep and not driver.adopt then
     usage_error("--keep: driver " .. driver.name .. " cannot keep sandboxes")
   end
-  local checked = until_signalled(function()
+  local works_here = until_signalled(function()
     return works(driver) and "yes" or "no"
   end)
-  if checked ~= "yes" then return checked and 1 or 0 end
+  if works_here ~= "yes" then return works_here and 1 or 0 end
   local running <close> = server.start {
     host = name, port = port, api_key = key, driver = driver, notice = notice,
     state = kept, keep = options.keep, profile = options.profile, chaos = faults,
@@ -295,29 +291,10 @@ local function serve_private(options)
   end) or 0
 end
 
-local function asks_for_help(args)
-  for _, word in ipairs(args) do
-    if word == "--help" or word == "-h" then return true end
-  end
-  return false
-end
-
----Runs the verb. Returns the exit status.
+-- Runs `fn(...)`; what it raises is told in a few words. Returns the exit status.
 ---@async
----@param args string[]  what follows the verb
----@return integer
-function serve.run(args)
-  local ok, result = pcall(function()
-    if args[1] == "key" and not asks_for_help(args) then
-      return serve_key.run(args, state_folder)
-    end
-    local options, help = parse(args)
-    if not options then
-      host.write(1, help)
-      return 0
-    end
-    return (options.private and serve_private or serve_public)(options)
-  end)
+local function told(fn, ...)
+  local ok, result = pcall(fn, ...)
   if ok then return result end
   if errors.is_error(result) and result.kind == "usage" then
     say("sbxlua serve: " .. result.message .. "\nTry 'sbxlua serve --help'.\n")
@@ -329,6 +306,31 @@ function serve.run(args)
     return 1
   end
   error(result, 0)
+end
+
+---Serves until it is told to stop. Returns the exit status.
+---@async
+---@param given table  what the options say
+---@return integer
+function serve.run(given)
+  return program.run_command(function()
+    return told(function()
+      local options = checked(given)
+      return (options.private and serve_private or serve_public)(options)
+    end)
+  end)
+end
+
+---Runs one of the commands of `serve key`. Returns the exit status.
+---@async
+---@param name "add"|"ls"|"rm"
+---@param given table
+---@param out sbx.cli.Output
+---@return integer
+function serve.key(name, given, out)
+  return program.run_command(function()
+    return told(serve_key.run, name, given, out, state_folder)
+  end)
 end
 
 return serve

@@ -6,6 +6,7 @@ local fs = require("sbx.fs")
 local host = require("sbx.core.host")
 local key_store = require("sbx.server.key_store")
 local keys = require("sbx.server.keys")
+local time = require("sbx.time")
 
 local serve_key = {}
 
@@ -15,33 +16,9 @@ local function usage_error(message)
   errors.raise { kind = "usage", message = message }
 end
 
-local function parse(args)
-  local words, options, index = {}, {}, 2
-  while index <= #args do
-    local name, value = args[index]:match("^(%-%-[%w-]+)=(.*)$")
-    name = name or args[index]
-    if name == "--state" or name == "--out" then
-      if not value then
-        index = index + 1
-        value = args[index]
-      end
-      if not value or value == "" then usage_error(name .. " needs a value") end
-      options[name:sub(3)] = value
-    elseif name:sub(1, 1) == "-" then
-      usage_error("key: unknown argument " .. name)
-    else
-      words[#words + 1] = args[index]
-    end
-    index = index + 1
-  end
-  return words, options
-end
-
-local function name_of(words)
-  if #words ~= 2 then usage_error("key " .. words[1] .. ": expected one NAME") end
-  local ok, problem = keys.check_name(words[2])
-  if not ok then usage_error("key: " .. words[2] .. ": " .. problem) end
-  return words[2]
+local function check_name(name)
+  local ok, problem = keys.check_name(name)
+  if not ok then usage_error("key: " .. name .. ": " .. problem) end
 end
 
 local function add(store, name, path)
@@ -57,12 +34,16 @@ local function add(store, name, path)
   host.write(1, path .. "\n")
 end
 
-local function list(store)
+local function list(store, out)
+  local rows = {}
   for _, row in ipairs(store:list()) do
     if row.name then
-      host.write(1, ("%s\t%s\n"):format(row.name, os.date("!%Y-%m-%dT%H:%M:%SZ",
-        math.floor(row.created_at))))
+      rows[#rows + 1] = { name = row.name, created_at = time.iso(math.floor(row.created_at)) }
     end
+  end
+  if out.format ~= "table" and out.format ~= "wide" then return out:rows(rows, {}, "name") end
+  for _, row in ipairs(rows) do
+    host.write(1, ("%s\t%s\n"):format(row.name, row.created_at))
   end
 end
 
@@ -71,37 +52,33 @@ local function remove(store, name)
   errors.raise { kind = "conflict", message = "there is no key named " .. name }
 end
 
----Runs `serve key …`. Returns the exit status; raises kind `usage`.
+---Runs `serve key NAME …`. Returns the exit status; raises kind `usage`.
 ---@async
----@param args string[]  the first is "key"
+---@param name "add"|"ls"|"rm"
+---@param given table
+---@param out sbx.cli.Output
 ---@param state_folder async fun(advice: string): string  our folder of states
 ---@return integer
-function serve_key.run(args, state_folder)
-  local words, options = parse(args)
-  local verb = words[1]
-  if verb ~= "add" and verb ~= "ls" and verb ~= "rm" then
-    usage_error("key: expected add NAME, ls or rm NAME")
-  elseif verb == "ls" and #words > 1 then
-    usage_error("key ls takes no name")
-  elseif options.out and verb ~= "add" then
-    usage_error("--out: only with key add")
+function serve_key.run(name, given, out, state_folder)
+  for _, option in ipairs({ "state", "out" }) do
+    if given[option] == "" then usage_error(("--%s needs a value"):format(option)) end
   end
-  local name = verb ~= "ls" and name_of(words)
-  local folder = options.state or state_folder("--state") .. "/server"
+  if given.name then check_name(given.name) end
+  local folder = given.state or state_folder("--state") .. "/server"
   local ok, failure = pcall(function()
     local store <close> = key_store.open(folder)
-    if verb == "add" then
-      add(store, name, options.out or folder .. "/" .. name .. ".key")
-    elseif verb == "rm" then
-      remove(store, name)
+    if name == "add" then
+      add(store, given.name, given.out or folder .. "/" .. given.name .. ".key")
+    elseif name == "rm" then
+      remove(store, given.name)
     else
-      list(store)
+      list(store, out)
     end
   end)
   if ok then return 0 end
   local is_plain = errors.is_error(failure) and (failure.kind == "conflict" or failure.kind == "io")
   if not is_plain then error(failure, 0) end
-  host.write(2, "sbxlua serve key: " .. failure.message .. "\n")
+  out:failure(failure, 1)
   return 1
 end
 

@@ -1,13 +1,19 @@
 -- What `sbxlua serve` takes: for its command line, its help, and all that is made of that.
 
+local globals = require("sbx.cli.globals")
+
 local serve_options = {}
 
 local NAME = { name = "name", metavar = "NAME", help = "whose key it is" }
 
----@type sbx.cli.Spec
+-- What `sbxlua serve` and its commands do, loaded when they run.
+---@async
+local function key(command)
+  return function(given, out) return require("sbx.cli.serve").key(command, given, out) end
+end
+
+---All but its name and summary.
 serve_options.description = {
-  name = "sbxlua serve",
-  summary = "Serves the sandbox API on this machine.",
   example = {
     "sbxlua serve",
     "sbxlua serve --driver docker --listen 127.0.0.1:0 --no-state",
@@ -71,21 +77,28 @@ serve_options.description = {
       help = "determines what is random in a simulation and in chaos" },
     { name = "private", type = "flag", hidden = true, help = "serves one script, with --local" },
   },
-  run = function() end, -- it runs without a command, too
+  -- It runs without a command, too.
+  run = function(given) return require("sbx.cli.serve").run(given) end,
   commands = {
     {
-      name = "key", summary = "API keys for several users of one server.",
+      name = "key", summary = "API keys for several users of one server.", apart = true,
+      notes = "A new key goes to a file that only its owner can read; the server keeps its hash,"
+        .. " and knows the key from then on.",
+      options = { {
+        name = "state", metavar = "DIR", complete = "folder",
+        help = "that of the server (sbxlua/server in $XDG_STATE_HOME)",
+      } },
       commands = {
-        { name = "add", summary = "Makes a key, and prints where it is.",
+        { name = "add", run = key("add"), summary = "Makes a key, and prints where it is.",
           arguments = { NAME },
           options = { { name = "out", metavar = "FILE", complete = "file",
             help = "the file that gets it" } } },
-        { name = "ls", summary = "Shows whose keys there are." },
-        { name = "rm", summary = "Takes a key back.", arguments = { NAME } },
+        { name = "ls", run = key("ls"), summary = "Shows whose keys there are.",
+          options = globals.options({ output = true }) },
+        { name = "rm", run = key("rm"), summary = "Takes a key back.", arguments = { NAME } },
       },
     },
   },
 }
-
 
 return serve_options

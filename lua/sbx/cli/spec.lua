@@ -15,7 +15,7 @@ local function set(words)
 end
 
 local LEVEL_KEYS = "name summary description example notes options arguments commands run "
-local COMMAND_KEYS = set(LEVEL_KEYS .. "group hidden")
+local COMMAND_KEYS = set(LEVEL_KEYS .. "group hidden apart")
 local ROOT_KEYS = set(LEVEL_KEYS .. "version")
 local VALUE_KEYS = "name type of choices default min max metavar help complete "
 local OPTION_KEYS = set(VALUE_KEYS .. "short required env secret group hidden also")
@@ -24,7 +24,7 @@ local ARGUMENT_KEYS = set(VALUE_KEYS .. "optional many raw")
 local KINDS = {
   name = "string", type = "string", of = "string", choices = "table", metavar = "string",
   help = "string", complete = "string", short = "string", required = "boolean", env = "string",
-  secret = "boolean", also = "table",
+  secret = "boolean", also = "table", apart = "boolean",
   group = "string", hidden = "boolean", optional = "boolean", many = "boolean", raw = "boolean",
   summary = "string", description = "string", notes = "string", version = "string",
   options = "table", arguments = "table", commands = "table", run = "function",
@@ -248,6 +248,16 @@ function spec.scope(root)
   return scope
 end
 
+---The words from `command` on: its options beside those that there were, or in their place.
+---@param scope table  changed where its options stay
+---@param command table
+---@return table scope
+function spec.enter(scope, command)
+  if command.apart then return spec.scope(command) end
+  spec.extend(scope, command)
+  return scope
+end
+
 ---Adds the options of `command`, which takes part from here on.
 ---@param scope table
 ---@param command table
@@ -320,6 +330,7 @@ function check_command(where, number, command, scope, keys)
   if not command.name or not command.name:find("^%w[%w_-]*$") then
     refuse(here, "name: expected letters, digits, - and _")
   end
+  if command.apart then return check_level(here, command, new_scope({}), {}) end
   check_level(here, command, copy_scope(scope), copy(keys))
 end
 

@@ -9,11 +9,9 @@
 --       unless given,
 --     own_program = true where `run` calls `program.run` by itself,
 --     cleans = true where a signal leaves something to do, which is said then,
+--     mistake = fun(words, text) → a better text for a wrong command line, or nil,
 --     private = true where `--local` makes sense for it,
 --     failure = exit status of what fails in place of those by kind }
---
--- One with `module` reads its own command line: `run(arguments) → status`, and has
--- `description` for the help.
 
 local verbs = {}
 
@@ -21,7 +19,6 @@ local verbs = {}
 ---@field name string
 ---@field group string
 ---@field summary string
----@field module? string   of a verb that reads its own command line
 ---@field hidden? boolean
 
 ---The headings, in the order in which they are shown.
@@ -52,7 +49,7 @@ verbs.list = {
   { name = "jobs", group = "Ports and jobs",
     summary = "Commands that go on in a sandbox while nobody looks." },
 
-  { name = "serve", group = "This machine", module = "sbx.cli.serve",
+  { name = "serve", group = "This machine",
     summary = "Serves the sandbox API on this machine." },
   { name = "image", group = "This machine",
     summary = "The images that sandboxes of this machine run on." },
@@ -101,7 +98,7 @@ end
 ---@param entry sbx.cli.VerbEntry
 ---@return table
 function verbs.load(entry)
-  return require(entry.module or "sbx.cli.verbs." .. entry.name)
+  return require("sbx.cli.verbs." .. entry.name)
 end
 
 local function copy(source)
@@ -117,10 +114,10 @@ end
 ---@return sbx.cli.Spec
 function verbs.spec(entry)
   local verb = verbs.load(entry)
-  local spec = copy(verb.spec or verb.description or {})
+  local spec = copy(verb.spec)
   spec.name, spec.summary = entry.name, entry.summary
   spec.version, spec.group, spec.hidden = nil, nil, nil
-  if not spec.run then spec.run = verb.spec and verb.run or nil end
+  spec.run = spec.run or verb.run
   return spec
 end
 

@@ -50,9 +50,6 @@ function verb.run(given)
   end
   local entry = verbs.find(words[1])
   if not entry then return show_page(words[1]) end
-  if entry.module and not verbs.load(entry).description then
-    return verbs.load(entry).run({ "--help" }) -- it has its own
-  end
   local root = frame.spec(entry)
   local level, path = root.commands[1], words[1]
   for i = 2, #words do
