@@ -60,6 +60,9 @@ test("create: what cannot be is refused, and one that does not start is not left
   support.with_server(function(cli)
     cli:fails(2, { "create" }, "IMAGE is missing")
     cli:fails(2, { "create", "--gpu", "H100", "debian" }, "vm")
+    -- What failed is called as the command is: that is said once.
+    local refused = cli:fails(1, { "create", "--cpu", "10000", "debian" }, "sbxlua create: ")
+    assert(not refused.stderr:find("create: create:", 1, true), refused.stderr)
     cli:fails(2, { "create", "-n", ("x"):rep(101), "debian" }, "name")
     cli:fails(2, { "create", "--local", "debian" }, "sbxlua serve")
     cli:fails(2, { "create", "--secret", "SBX_NO_SUCH", "debian" }, "SBX_NO_SUCH")

@@ -93,6 +93,15 @@ test("commands: help is asked for in three ways, and unknown words get a hint", 
 
     cli:fails(2, { "craete" }, "did you mean 'create'?")
     cli:fails(2, { "help", "exce" }, "did you mean 'exec'?")
+    cli:fails(2, { "api", "/sandbox" }, "did you mean `sbxlua api GET /sandbox`?")
+    cli:fails(2, { "api", "/sandbox", "-d", "{}" }, "METHOD is missing")
+    cli:fails(2, { "api", "get", "/sandbox" }, "got 'get'")
+    cli:fails(2, { "api", "GET" }, "PATH is missing")
+    for _, words in ipairs({ { "help" }, { "completion", "bash" }, { "man" }, { "serve" } }) do
+      table.move({ "-o", "json" }, 1, 2, #words + 1, words)
+      local said = json.decode(cli:fails(2, words).stderr)
+      assert(said.error.message:find("one form of output only", 1, true), said.error.message)
+    end
     cli:fails(2, { "wait", "x", "--deadline", "3s" }, "did you mean '--timeout'?")
     cli:fails(2, { "exec", "--timeout", "3s", "x", "--", "true" }, "did you mean '--deadline'?")
     cli:fails(2, { "rm", "-f", "x" }, "did you mean '--yes'?")

@@ -190,6 +190,8 @@ function Output:failure(err, status)
   io.stdout:flush()
   if not self:is_json() then
     local text = tostring(err.message or err)
+    -- What failed is often called as the command is.
+    if text:sub(1, #self.verb + 2) == self.verb .. ": " then text = text:sub(#self.verb + 3) end
     if err.request_id then text = ("%s (request %s)"):format(text, tostring(err.request_id)) end
     local lines = causes_of(err, text)
     table.insert(lines, 1, ("sbxlua %s: %s"):format(self.verb, text))

@@ -37,6 +37,20 @@ verb.spec = {
   },
 }
 
+---A path where the method is missing.
+---@param words string[]  of the whole command line
+---@param text string
+---@return string|nil
+function verb.mistake(words, text)
+  if not text:find("^PATH is missing") and not text:find("^METHOD: .*'/") then return nil end
+  for i = 2, #words do
+    if words[i]:sub(1, 1) == "/" and not words[i - 1]:find("^%-") then
+      return ("METHOD is missing; did you mean `sbxlua api GET %s`?"):format(
+        log.clean(words[i], 200))
+    end
+  end
+end
+
 ---@async
 local function body_of(text)
   if not text then return nil end
