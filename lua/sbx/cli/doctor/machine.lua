@@ -3,6 +3,7 @@
 local bwrap = require("sbx.server.driver.bwrap")
 local check = require("sbx.server.driver.bwrap_check")
 local core = require("sbx.core.process")
+local engine = require("sbx.cli.doctor.engine")
 local errors = require("sbx.errors")
 local finding = require("sbx.cli.doctor.finding")
 local fs = require("sbx.fs")
@@ -190,6 +191,7 @@ local function steps(driver)
     { "files over images", try_writable_images },
     { "images", try_store },
     { "tools", try_tools },
+    { "docker driver", engine.try },
     { "memory", try_memory },
   }
 end

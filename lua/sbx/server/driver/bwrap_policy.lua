@@ -135,7 +135,7 @@ end
 
 ---The lines for `ip -batch` that fill a routing table, which must be empty.
 ---@param plan sbx.server.driver.bwrap.NetworkPlan
----@param options {table: integer, out: string, nameserver: string, own: string[]}
+---@param options {table: integer, out: string, nameserver: string|nil, own: string[]}
 ---  `out`: the words of a route that leads out; `own`: networks fenced off besides
 ---@return string[]
 function policy.routes(plan, options)
@@ -159,7 +159,9 @@ function policy.routes(plan, options)
   for _, network in ipairs(fenced) do
     route(network, "unreachable")
   end
-  if not plan.closed then route(options.nameserver .. "/32", options.out) end
+  if options.nameserver and not plan.closed then
+    route(options.nameserver .. "/32", options.out)
+  end
   return lines
 end
 

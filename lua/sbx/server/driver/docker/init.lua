@@ -8,6 +8,7 @@ local check = require("sbx.server.driver.docker.check")
 local container = require("sbx.server.driver.docker.container")
 local engines = require("sbx.server.driver.docker.engine")
 local errors = require("sbx.errors")
+local fence = require("sbx.server.driver.docker.fence")
 local fs = require("sbx.fs")
 local hash = require("sbx.hash")
 local images = require("sbx.server.driver.docker.images")
@@ -22,6 +23,7 @@ local docker = { name = "docker" }
 
 local CREATE_SECONDS, REMOVE_SECONDS = 120, 60
 local TRIES, PAUSE_SECONDS = 5, 0.25
+local UNFENCED = "sandboxes with a network reach this machine and private networks: "
 
 ---@class sbx.server.driver.docker.Driver: sbx.server.Driver
 ---@field engine sbx.server.driver.docker.Engine
@@ -141,17 +143,36 @@ local function bring_up(self, made)
   verify_root(self, made)
 end
 
+-- Whether a container with a way out is kept from this machine and from private networks.
+-- Where it is not, that is said, and the sandbox is started all the same.
+local function fence_off(self, made, plan)
+  if plan.podman then
+    plan.spec.notice(UNFENCED .. fence.PODMAN)
+    return false
+  end
+  local found = container.inspect(self.engine, made.container) or {}
+  local ok, failure = pcall(fence.put, found, plan.network, made.agent)
+  if ok then return true end
+  if errors.is_error(failure) and failure.kind == "cancelled" then error(failure, 0) end
+  plan.spec.notice(UNFENCED .. tostring(failure))
+  return false
+end
+
 local function describe(self, made, plan, image)
+  local spec = plan.spec
   made.image_source = "docker"
-  made.image_resolved = images.describe(plan.spec.image, image)
-  made.network_enforced = true
+  made.image_resolved = images.describe(spec.image, image)
   made.limits = container.limits(plan)
+  made.network_enforced = not spec.network or fence_off(self, made, plan)
+  made.limits.network = spec.network
+    and (made.network_enforced and "public addresses" or "all but neighbours") or "no network"
   if plan.keep then
     made.saved = {
       container = made.container, limits = made.limits, image_resolved = made.image_resolved,
+      network_enforced = made.network_enforced,
     }
   elseif self.options.keep then
-    plan.spec.notice("Podman's containers end with the server: this sandbox will not be kept")
+    spec.notice("Podman's containers end with the server: this sandbox will not be kept")
   end
   self.storage = plan.storage
 end
@@ -184,7 +205,11 @@ local function try_to_create(self, spec, image)
     task.shield(REMOVE_SECONDS, made.kill, made)
     error(failure, 0)
   end
-  describe(self, made, plan, image)
+  local described, problem = pcall(describe, self, made, plan, image)
+  if not described then
+    task.shield(REMOVE_SECONDS, made.kill, made)
+    error(problem, 0)
+  end
   for _, warning in ipairs(warnings) do
     spec.log("the engine warns: " .. warning)
   end
@@ -266,7 +291,8 @@ function Driver:adopt(spec, saved)
     return nil, "its agent does not answer: " .. tostring(failure)
   end
   made.agent.environment = spec.env
-  made.image_source, made.network_enforced = "docker", true
+  made.image_source = "docker"
+  made.network_enforced = saved.network_enforced or not spec.network
   made.image_resolved, made.limits = saved.image_resolved, saved.limits
   made.saved = saved
   box.watch(made)

@@ -59,7 +59,7 @@ local function make(engine)
   engine:call("POST", "/networks/create", {
     what = "make the network " .. name,
     json = {
-      Name = name, Driver = "bridge", Options = { [NO_NEIGHBOURS] = "false" },
+      Name = name, Driver = "bridge", EnableIPv6 = false, Options = { [NO_NEIGHBOURS] = "false" },
       Labels = { [network.LABEL] = "1" },
     },
   })
