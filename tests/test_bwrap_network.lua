@@ -114,6 +114,31 @@ test("bwrap network: where there is no sandbox there is no way out, and nothing 
   assert(left.code == 1, left.stdout)
 end)
 
+-- A shared mount with another one on it, as Docker has them, around a sandbox with a network.
+local SHARED = [[
+mount -t tmpfs shared "$1" && mount --make-shared "$1" && mkdir "$1/inner" &&
+mount -t tmpfs inner "$1/inner" && echo kept > "$1/inner/file" && "$2" "$3" && cat "$1/inner/file"
+]]
+
+test("bwrap network: what is mounted on this machine stays mounted", function()
+  if fs.stat("/proc/self").uid ~= 0 or not process.which("slirp4netns") then return end
+  local folder <close> = fs.tmpdir { prefix = "mounts-" }
+  local script <close> = fs.tmpdir { prefix = "script-" }
+  fs.write(script.path .. "/box.lua", [[
+local driver = require("sbx.server.driver.bwrap").open {}
+local box = driver:create { id = "net", hostname = "net", network = true }
+assert(box.network_enforced)
+print(box.agent:exec({ command = "test -e /sys/class/net/tap0 || ip link show tap0 >&2",
+  timeout = 60 }).exit_code)
+box:kill()
+driver:close()]])
+  local result = process.run({
+    "unshare", "--mount", "--propagation", "private", "sh", "-c", SHARED, "sh", folder.path,
+    host.executable(), script.path .. "/box.lua",
+  }, { timeout = 60 })
+  assert(result.code == 0 and result.stdout:find("kept\n$"), result.stdout .. result.stderr)
+end)
+
 test("bwrap network: the rules hold, on a network of the test's own", function()
   if fs.stat("/proc/self").uid ~= 0 then return end
   local folder <close> = fs.tmpdir { prefix = "resolv-" }

@@ -170,6 +170,9 @@ local function slirp_command(pid, as_root, keep)
   }
   if as_root then
     words[#words + 1] = "--enable-sandbox" -- which a user cannot in the end
+    -- Its sandbox lets go of this machine's mounts where they are shared, and so of what is
+    -- mounted on them here, such as the file systems of Docker's containers.
+    words = table.move(words, 1, #words, 5, { "unshare", "--mount", "--propagation", "private" })
   else
     words[#words + 1] = ("--userns-path=/proc/%d/ns/user"):format(pid)
   end
