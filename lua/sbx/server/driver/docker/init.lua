@@ -115,8 +115,9 @@ local function explain(failure, stream)
   }
 end
 
--- With fuse-overlayfs the process that served a container's files before its start may,
--- when it ends late, take away those of the started one: what is left is an empty root.
+-- The file systems of fuse-overlayfs are mounts below a shared one: who lets go of that with
+-- all below it in a namespace of its own, as slirp4netns does when root runs it, takes them
+-- away from everybody. What is left then is an empty root.
 local function verify_root(self, made)
   if self:engine_facts().Driver ~= "fuse-overlayfs" then return end
   local mounts = ""
