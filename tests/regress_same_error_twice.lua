@@ -39,7 +39,7 @@ end)
 test("task: a scope that passes an error on keeps where it was raised", function()
   for _, fail in ipairs({ fail_here, fail_there }) do
     local known = note_of(function()
-      task.scope(function() task.timeout(10, fail) end)
+      task.scope(function() task.timeout(60, fail) end)
     end)
     assert(is_raised_in(fail, known), known.traceback)
   end

@@ -23,7 +23,7 @@ local function with_agent(fn)
   local inside = agent.attach(child.fds[3])
   local ok, failure = pcall(fn, inside, folder.path)
   inside:close()
-  assert(task.move_on(10, child.wait, child), "the agent outlived its socket")
+  assert(task.move_on(60, child.wait, child), "the agent outlived its socket")
   if not ok then error(failure, 0) end
 end
 

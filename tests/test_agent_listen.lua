@@ -37,12 +37,12 @@ local function with_listener(fn)
   else
     child:kill(9)
   end
-  assert(task.move_on(10, child.wait, child), "the agent did not end")
+  assert(task.move_on(60, child.wait, child), "the agent did not end")
   if not ok then error(failure, 0) end
 end
 
 local function sh(inside, command)
-  return inside:exec({ command = command, timeout = 20 }).stdout
+  return inside:exec({ command = command, timeout = 60 }).stdout
 end
 
 local function await(what, fn)

@@ -9,7 +9,7 @@ local SIZE = { cols = 80, rows = 24 }
 local function with_agent(fn)
   local box = bwrap.open():create { id = "pty", log = function() end }
   local ok, failure = pcall(fn, box.agent, function(command)
-    return box.agent:exec({ command = command, timeout = 20 }).stdout
+    return box.agent:exec({ command = command, timeout = 60 }).stdout
   end)
   box:kill()
   if not ok then error(failure, 0) end

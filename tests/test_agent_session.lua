@@ -13,7 +13,7 @@ ALL_BYTES = table.concat(ALL_BYTES)
 local function with_agent(fn)
   local box = bwrap.open():create { id = "session", log = function() end }
   local ok, failure = pcall(fn, box.agent, function(command)
-    return box.agent:exec({ command = command, timeout = 20 }).stdout
+    return box.agent:exec({ command = command, timeout = 60 }).stdout
   end)
   box:kill()
   if not ok then error(failure, 0) end
@@ -236,7 +236,7 @@ test("session: a program that closes its input lets no one wait for it", functio
       { stdin = true })
     read_until(session, "closed\n")
     task.scope(function()
-      task.timeout(10, function()
+      task.timeout(60, function()
         local failure = fails("EPIPE", function()
           while true do
             session:write(("x"):rep(65536))

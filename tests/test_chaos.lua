@@ -19,7 +19,7 @@ local with_server = support.with_server
 -- One request: the answer, or nil and the error.
 local function call(running, method, path, body, options)
   local given = {
-    headers = { Authorization = "Bearer " .. running.api_key }, json = body, timeout = 20,
+    headers = { Authorization = "Bearer " .. running.api_key }, json = body, timeout = 60,
     at_most_once = true,
   }
   for name, value in pairs(options or {}) do
@@ -41,7 +41,7 @@ end
 -- A sandbox that runs: its gateway's URL and token.
 local function gateway(running)
   local id = json.decode(assert(create(running)).body).id
-  task.timeout(20, function()
+  task.timeout(60, function()
     while running.fleet.store:get(id).status ~= "RUNNING" do
       task.sleep(0.005)
     end

@@ -36,7 +36,7 @@ local function call(running, method, path, body, token)
   local ok, res = pcall(http.request, method, path:find("^http") and path
     or running.url .. "/api/v1" .. path, {
     headers = { Authorization = "Bearer " .. (token or running.api_key) }, json = body,
-    timeout = 30, at_most_once = true,
+    timeout = 60, at_most_once = true,
   })
   if not ok or res.status >= 300 then return nil end
   return json.decode(res.body)

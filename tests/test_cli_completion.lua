@@ -38,7 +38,7 @@ local function with_shell(name, fn)
     local id = cli:create("-n", "web")
     fn(function(argv)
       local result = process.run(argv, {
-        env = cli:environment(), cwd = cli.home, timeout = 30, check = true,
+        env = cli:environment(), cwd = cli.home, timeout = 60, check = true,
       })
       return set_of(result.stdout), result.stderr
     end, id, cli)

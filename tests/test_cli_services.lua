@@ -16,7 +16,7 @@ test("expose, ports, unexpose: an address that answers, in every form", function
     assert(cli:out({ "ports" }) == "" and cli:out({ "ports", "web", "-o", "json" }) == "[]\n")
     local url = cli:out({ "expose", "web", "8000", "--name", "main" }):match("^(http://%S+)\n$")
     cli:out({ "jobs", "start", "web", "--", "python3", "-m", "http.server", "8000" })
-    local answer = http.get(url, { timeout = 20 })
+    local answer = http.get(url, { timeout = 60 })
     assert(answer.status == 200 or answer.status == 502)
 
     local text = cli:out({ "ports" })

@@ -100,7 +100,7 @@ test("docker check: an image without programs, or of another machine, is fine", 
 end)
 
 test("docker check: an engine that starts none of several is refused, with the cause",
-  { timeout = 120 }, function()
+  { timeout = 400 }, function()
     with_broken(5, function(names)
       with_driver(names, function(driver)
         local report = driver:check()

@@ -45,7 +45,7 @@ local function context(text)
 end
 
 test("docker images: one is built, listed, renamed and run as a virtual machine",
-  { timeout = 120 }, function()
+  { timeout = 400 }, function()
     with_client(function(client, base, name)
       local folder <close> = context("FROM " .. base .. "\nCOPY note.txt /note.txt\n")
       local built = client:build_image { name = name, tag = "v1", context = folder.path }

@@ -18,7 +18,7 @@ local function await_end(box)
     kind = error_type
     ended:wake(true)
   end)
-  task.timeout(20, ended.wait, ended)
+  task.timeout(60, ended.wait, ended)
   return box.ended, kind
 end
 

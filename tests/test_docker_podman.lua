@@ -52,7 +52,7 @@ end
 
 local function await_answer(service, path)
   local engine = engines.open(path)
-  return task.move_on(10, function()
+  return task.move_on(60, function()
     while service.running and not errors.try(engine.ping, engine) do
       task.sleep(0.05)
     end
@@ -90,7 +90,7 @@ test("docker: over Podman the whole API works as over Docker", function()
         assert(box:exec("sleep 100", { timeout = 1 }) == 408)
         box:exec("mkdir /www; echo hi > /www/i; httpd -p 127.0.0.1:8000 -h /www")
         local _, exposed = api:call("POST", "/sandbox/" .. object.id .. "/expose", { port = 8000 })
-        assert(http.get(exposed.url .. "/i", { timeout = 10 }).body == "hi\n")
+        assert(http.get(exposed.url .. "/i", { timeout = 60 }).body == "hi\n")
         assert(api:call("DELETE", "/sandbox/" .. object.id) == 200)
         assert(#images.containers(driver) == 0)
 

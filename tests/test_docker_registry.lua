@@ -120,7 +120,7 @@ local function with_program(path, fn)
 end
 
 test("docker registry: serve pulls with the login that it was given, and shows it nowhere",
-  { timeout = 120 }, function()
+  { timeout = 400 }, function()
     with_registry(function(registry, image)
       local folder <close> = fs.tmpdir { prefix = "sbx-test-" }
       local path = file_of(folder.path, { login("mine", registry.host, "ann", SECRET) })

@@ -47,7 +47,7 @@ local function killed_keeper(folder, image, id, keep)
     },
     stdout = "pipe",
   })
-  local line = task.timeout(30, child.stdout.line, child.stdout)
+  local line = task.timeout(60, child.stdout.line, child.stdout)
   child:kill("KILL")
   child:wait()
   return json.decode(line)
@@ -55,7 +55,7 @@ end
 
 local function await_removed(id)
   local engine = engines.open(support.socket())
-  task.timeout(20, function()
+  task.timeout(60, function()
     while container.inspect(engine, id) do
       task.sleep(0.02)
     end
@@ -83,7 +83,7 @@ test("docker: kept containers live on and are taken up again, with what runs in 
       local box = assert(driver:adopt(spec, said.saved))
       assert(box.image_source == "docker" and box.limits.memory)
       local run = box.agent:exec {
-        command = "while ! test -e /tmp/done; do sleep 0.1; done; cat /tmp/done", timeout = 20,
+        command = "while ! test -e /tmp/done; do sleep 0.1; done; cat /tmp/done", timeout = 60,
       }
       assert(run.stdout == "done\n", run.stderr)
       -- Let go of and taken up once more.
@@ -136,7 +136,7 @@ local function serve(folder)
     host.executable(), "serve", "--driver", "docker", "--listen", "127.0.0.1:0", "--keep",
     "--state", folder .. "/state",
   }, { env = { PRIME_API_KEY = "test-key" }, stderr = "pipe" })
-  local url = task.timeout(30, function()
+  local url = task.timeout(60, function()
     for line in child:lines("stderr") do
       local found = line:match("listening on (http://[%d.:]+)")
       if found then return found end

@@ -57,7 +57,7 @@ local function run_program(program)
   return process.run(argv, {
     cwd = folder.path,
     env = { HOME = folder.path, PRIME_API_KEY = false, PRIME_API_BASE_URL = false },
-    timeout = 40,
+    timeout = 120,
   })
 end
 

@@ -45,7 +45,7 @@ end)
 
 test("docs: `sbxlua help` shows a page, and of a word that is both the command", function()
   local function help(...)
-    return process.run({ host.executable(), "help", ... }, { timeout = 30 })
+    return process.run({ host.executable(), "help", ... }, { timeout = 60 })
   end
   assert(help("http").stdout == docs.page("http"))
   assert(help("sbx.test").stdout == docs.page("test"))

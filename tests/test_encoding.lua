@@ -19,7 +19,7 @@ end
 -- Runs a Python program on a JSON document and returns what it prints as one.
 local function ask_python(program, work)
   local found, answer = pcall(process.run, { "python3", "-c", program }, {
-    input = json.encode(work), check = true, timeout = 50,
+    input = json.encode(work), check = true, timeout = 120,
   })
   if not found and answer.code == "ENOENT" then skip("python3 is missing") end
   assert(found, tostring(answer))

@@ -208,7 +208,7 @@ test("fs.copy: on_error goes on without what failed", function()
   end)
 end)
 
-test("fs.copy: cancelled at any point it leaves a whole file or none", { timeout = 120 }, function()
+test("fs.copy: cancelled at any point it leaves a whole file or none", { timeout = 400 }, function()
   with_dir(function(dir)
     local size = 40 * 1024 * 1024
     process.run({ "sh", "-c", 'head -c "$1" /dev/urandom >"$2"', "sh", tostring(size),

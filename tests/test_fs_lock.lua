@@ -47,7 +47,7 @@ test("lock: it ends with the process that held it", function()
   assert(child.stdout:read() == "held\n")
   assert(fs.try_lock(path) == nil)
   child:kill("KILL")
-  local held <close> = task.timeout(20, fs.lock, path)
+  local held <close> = task.timeout(60, fs.lock, path)
   assert(held)
 end)
 

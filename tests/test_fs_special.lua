@@ -175,7 +175,7 @@ end)
 
 -- Another process swaps a folder for a link to a precious one, again and again,
 -- while the tree is removed.
-test("fs.remove: a tree that changes does not lead it astray", { timeout = 120 }, function()
+test("fs.remove: a tree that changes does not lead it astray", { timeout = 400 }, function()
   with_dir(function(dir)
     fs.mkdir(dir .. "/precious")
     fs.write(dir .. "/precious/f", "")
@@ -225,7 +225,7 @@ test("fs: a full disk", function()
       print(table.concat(fs.list(disk), " "), fs.read(disk .. "/f"), fs.disk(disk).total)
       say(fs.rename, disk .. "/f", arg[1] .. "/f")
       fs.copy(disk .. "/f", arg[1] .. "/f")
-      print(fs.read(arg[1] .. "/f"))]] }, { timeout = 30 })
+      print(fs.read(arg[1] .. "/f"))]] }, { timeout = 60 })
     equal(result.stdout, "done\nENOSPC\nENOSPC\nENOSPC\nf\told\t131072\nEXDEV\nold\n")
   end)
 end)

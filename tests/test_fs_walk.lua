@@ -160,7 +160,7 @@ test("fs.walk: folders that vanish, or become something else, are passed over", 
   end)
 end)
 
-test("fs.walk: a tree deeper than a path may be long", { timeout = 120 }, function()
+test("fs.walk: a tree deeper than a path may be long", { timeout = 400 }, function()
   local where
   with_dir(function(dir)
     where = dir
@@ -204,7 +204,7 @@ local function longest_hold(fn)
   return worst
 end
 
-test("fs: a hundred thousand entries hold up nobody", { timeout = 200 }, function()
+test("fs: a hundred thousand entries hold up nobody", { timeout = 400 }, function()
   -- In memory, where there is such a place: the disk is not what this is about.
   local temporary <close> = fs.tmpdir({ dir = fs.is_dir("/dev/shm") and "/dev/shm" or nil })
   local dir = temporary.path
@@ -355,7 +355,7 @@ end)
 
 -- Random trees and patterns, as Python's glob finds them. It enters links, so
 -- there are none; what it adds for "**" at the end, the folder itself, is left out.
-test("fs.glob: as Python's glob finds it", { timeout = 120 }, function()
+test("fs.glob: as Python's glob finds it", { timeout = 400 }, function()
   if not pcall(process.run, { "python3", "--version" }) then skip("no python3 here") end
   with_dir(function(dir)
     local names = { "a", "b", "ab", ".a", "a.b", "é" }

@@ -137,7 +137,7 @@ test("fs.watch: one file, whatever a writer does with it", function()
   end)
 end)
 
-test("fs.watch: an overflow does not hide that a file is gone", { timeout = 120 }, function()
+test("fs.watch: an overflow does not hide that a file is gone", { timeout = 400 }, function()
   with_dir(function(dir)
     fs.write(dir .. "/f", "")
     local watch <close> = fs.watch(dir .. "/f")

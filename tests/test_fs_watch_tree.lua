@@ -55,7 +55,7 @@ test("fs.watch recursive: folders that are there and folders that come", functio
 end)
 
 -- Whatever is made while folders are being found is told of, and once.
-test("fs.watch recursive: no file is missed in folders that appear", { timeout = 120 }, function()
+test("fs.watch recursive: no file is missed in folders that appear", { timeout = 400 }, function()
   with_dir(function(dir)
     local watch <close> = fs.watch(dir, { recursive = true })
     local wanted = {}
@@ -76,7 +76,7 @@ test("fs.watch recursive: no file is missed in folders that appear", { timeout =
           done]], "sh", dir }, { check = true })
       end)
       while next(wanted) do
-        local event = task.timeout(30, watch.wait, watch)
+        local event = task.timeout(60, watch.wait, watch)
         if event.kind == "create" and not event.is_dir then
           assert(wanted[event.path] == 1, event.path .. " came twice, or never was")
           wanted[event.path] = nil
@@ -113,7 +113,7 @@ test("fs.watch recursive: folders that move stay known, or are forgotten", funct
   end)
 end)
 
-test("fs.watch: events that were lost are owned up to", { timeout = 120 }, function()
+test("fs.watch: events that were lost are owned up to", { timeout = 400 }, function()
   with_dir(function(dir)
     fs.mkdir(dir .. "/old")
     local watch <close> = fs.watch(dir, { recursive = true })
@@ -191,7 +191,7 @@ local function apply(known, event)
   end
 end
 
-test("fs.watch recursive: who listens knows the tree", { timeout = 200 }, function()
+test("fs.watch recursive: who listens knows the tree", { timeout = 400 }, function()
   for seed = 1, 6 do
     with_dir(function(dir)
       fs.mkdir(dir .. "/tree/a/b", { parents = true })
@@ -214,7 +214,7 @@ test("fs.watch recursive: who listens knows the tree", { timeout = 200 }, functi
           { check = true })
         local event
         repeat
-          event = task.timeout(30, watch.wait, watch)
+          event = task.timeout(60, watch.wait, watch)
           learn(event)
           if seed % 2 == 0 then task.sleep(0.0002) end
         until event.path == dir .. "/tree/end"
@@ -236,7 +236,7 @@ test("fs.watch recursive: who listens knows the tree", { timeout = 200 }, functi
   end
 end)
 
-test("fs.watch recursive: folders deeper than a path may be long", { timeout = 120 }, function()
+test("fs.watch recursive: folders deeper than a path may be long", { timeout = 400 }, function()
   with_dir(function(dir)
     local watch <close> = fs.watch(dir, { recursive = true })
     process.run({ "python3", "-c", [[

@@ -199,7 +199,7 @@ test("http hostile: many at once, good and bad, and the good ones are good", fun
   local list = {}
   for i = 1, 240 do list[i] = paths[i % #paths + 1] end
   local results = task.map(list, function(path)
-    local ok, res = pcall(http.get, peer.url .. "/" .. path, { max_body = MEBIBYTE, timeout = 20 })
+    local ok, res = pcall(http.get, peer.url .. "/" .. path, { max_body = MEBIBYTE, timeout = 60 })
     return ok and res.body or false
   end, { limit = 40 })
   for i, path in ipairs(list) do

@@ -13,7 +13,7 @@ test("http hostile: a certificate of another name is refused, nothing is sent", 
   local peer <close> = hostile.start("hostile_peer.py", "ssl", "--tls", certificate, key)
   for _, ask in ipairs({ http.get, http.post, function(...) return http.stream("GET", ...) end }) do
     for _, url in ipairs({ peer.url, (peer.url:gsub("127%.0%.0%.1", "localhost")) }) do
-      local ok, err = pcall(ask, url .. "/ok?token=s3cret", { ca_file = ca, timeout = 20 })
+      local ok, err = pcall(ask, url .. "/ok?token=s3cret", { ca_file = ca, timeout = 60 })
       assert(not ok and err.kind == "tls" and err.phase == "connect", tostring(err))
       assert(err.sent == false and err.retryable == false)
       assert(tostring(err):find("SSL: no alternative certificate subject name", 1, true),
@@ -48,7 +48,7 @@ test("http hostile: a handshake that comes to nothing has sent nothing", functio
       end
     end)
     for _, ask in ipairs({ http.get, http.post }) do
-      local ok, err = pcall(ask, "https://127.0.0.1:" .. listener.port, { timeout = 20 })
+      local ok, err = pcall(ask, "https://127.0.0.1:" .. listener.port, { timeout = 60 })
       local what = i .. ": " .. tostring(err)
       assert(not ok and err.kind == case.kind and err.code == case.code, what)
       assert(err.phase == "connect" and err.sent == false, what)

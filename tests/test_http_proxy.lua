@@ -70,7 +70,7 @@ test("http proxy: the environment's is used, but not for whom NO_PROXY names", f
     print(#res:all())
   ]]
   local function run(env)
-    return process.run({ exe, "-e", script }, { env = env, timeout = 30 }).stdout
+    return process.run({ exe, "-e", script }, { env = env, timeout = 60 }).stdout
   end
   local text = run({ http_proxy = with_login(proxy.url), NO_PROXY = "two.invalid" })
   assert(text == "201\ndns\ndns\ndns\n10\n", text)

@@ -96,7 +96,7 @@ end)
 test("http retry: a number is the tries in all, when and a budget can forbid them", function()
   local server <close> = peer.start()
   local url = server.url .. "/status?code=503&key="
-  task.timeout(30, http.get, url .. "two", { retry = 2 })
+  task.timeout(60, http.get, url .. "two", { retry = 2 })
   assert(seen(server, "two") == 2)
   local function when(answer)
     return { attempts = 3, pause = 0, when = function() return answer end }

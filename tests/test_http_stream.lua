@@ -29,7 +29,7 @@ local function stuck_at(server, key, least)
 end
 
 local function await_gone(server, key)
-  return task.timeout(20, function()
+  return task.timeout(60, function()
     while flooded(server, key) >= 0 do task.sleep(0.01) end
   end)
 end
@@ -284,7 +284,7 @@ end)
 test("http stream: a stream that nobody holds is let go", function()
   local server <close> = peer.start()
   http.stream("GET", server.url .. "/flood?key=lost"):read()
-  task.timeout(20, function()
+  task.timeout(60, function()
     repeat
       collectgarbage()
     until flooded(server, "lost") < 0
@@ -369,6 +369,6 @@ test("http stream: a script that ends with open streams ends", function()
     print "done"
   ]]
   local exe = os.getenv("SBXLUA") or "/proc/self/exe"
-  local child = process.run({ exe, "-e", script, server.url }, { timeout = 20 })
+  local child = process.run({ exe, "-e", script, server.url }, { timeout = 60 })
   assert(child.code == 0 and child.stdout == "done\n", child.stderr)
 end)

@@ -138,7 +138,7 @@ require("sbx.server.images_import").import(images.open(%q), "killed", %q)
       assert(not found or read(found, "etc/marker") == "from the image\n")
     end
     -- What they had under way ends with them, but perhaps not at once.
-    task.timeout(10, function()
+    task.timeout(60, function()
       repeat
         task.sleep(0.05)
         pcall(store.prune, store)

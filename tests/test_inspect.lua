@@ -287,7 +287,7 @@ test("inspect: wrong options are refused", function()
   expect.misuse("sort", inspect, 1, { sort = 1 })
 end)
 
-test("inspect: briefly, the library's objects take a line", { timeout = 20 }, function()
+test("inspect: briefly, the library's objects take a line", function()
   local brief = { brief = true }
   local child <close> = require("sbx.process").spawn({ "sleep", "100" })
   assert(inspect(child, brief) == ("<process sleep, pid %d, running>"):format(child.pid))

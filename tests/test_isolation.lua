@@ -8,7 +8,7 @@ local task = require("sbx.task")
 local attempts = dofile("tests/isolation/attempts.lua")
 local support = dofile("tests/isolation_support.lua")
 
-test("isolation: bubblewrap denies every attempt", { timeout = 120 }, function()
+test("isolation: bubblewrap denies every attempt", { timeout = 400 }, function()
   support.with_stage({ driver = bwrap.open(), image = "python:3.11-slim" }, function(stage)
     assert(#attempts >= 30)
     stage:try_all(attempts)
@@ -52,7 +52,7 @@ test("isolation: the suite sees what is not denied, and harm to others", functio
     fails({
       name = "reaching", attempt = function()
         net.connect("127.0.0.1", math.tointeger(tonumber(stage.env.HOSTPORT))):close()
-        task.timeout(20, function()
+        task.timeout(60, function()
           while stage.reached == 0 do
             task.sleep(0.01)
           end

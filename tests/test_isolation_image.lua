@@ -22,7 +22,7 @@ local function with_image(fn)
   driver:close()
 end
 
-test("isolation: an image of one's own denies every attempt", { timeout = 120 }, function()
+test("isolation: an image of one's own denies every attempt", { timeout = 400 }, function()
   with_image(function(stage)
     stage:try_all(attempts)
   end)

@@ -75,7 +75,7 @@ json.dump({"read": [read(t) for t in work["read"]],
 
 local function ask_python(work)
   local found, answer = pcall(process.run, { "python3", "-c", PEER }, {
-    input = json.encode(work), check = true, timeout = 100, max_output = 1 << 28,
+    input = json.encode(work), check = true, timeout = 300, max_output = 1 << 28,
   })
   if not found and answer.code == "ENOENT" then skip("python3 is missing") end
   assert(found, tostring(answer))
@@ -116,7 +116,7 @@ local function random_value(depth, floats)
   return result
 end
 
-test("json: what we write, Python reads as the same value", { timeout = 120 }, function()
+test("json: what we write, Python reads as the same value", { timeout = 400 }, function()
   math.randomseed(77, 1)
   local work = { read = {}, write = json.array() }
   local wanted = {}
@@ -131,7 +131,7 @@ test("json: what we write, Python reads as the same value", { timeout = 120 }, f
   end
 end)
 
-test("json: what Python writes, we read as the same value", { timeout = 120 }, function()
+test("json: what Python writes, we read as the same value", { timeout = 400 }, function()
   math.randomseed(77, 2)
   local work = { read = json.array(), write = {} }
   local values = {}
@@ -146,7 +146,7 @@ test("json: what Python writes, we read as the same value", { timeout = 120 }, f
   end
 end)
 
-test("json: pretty and sort_keys lay out as Python does", { timeout = 120 }, function()
+test("json: pretty and sort_keys lay out as Python does", { timeout = 400 }, function()
   math.randomseed(77, 3)
   local work = { read = json.array(), write = {} }
   local values = {}
@@ -178,7 +178,7 @@ local function damaged(text)
   return text
 end
 
-test("json: Python and we refuse the same texts", { timeout = 120 }, function()
+test("json: Python and we refuse the same texts", { timeout = 400 }, function()
   math.randomseed(77, 4)
   local work = { read = {}, write = json.array() }
   local texts = {}

@@ -207,7 +207,7 @@ local function keeps_freed_memory()
   return status_bytes("VmSize") > 1 << 42
 end
 
-test("listener: 64 MiB pass through in flat memory", { timeout = 120 }, function()
+test("listener: 64 MiB pass through in flat memory", { timeout = 400 }, function()
   local size = 64 << 20
   local piece = ("d"):rep(65536)
   local listener <close> = core.listen {}
@@ -287,7 +287,7 @@ print("kept")
 test("listener: Python's client keeps its connection", function()
   serving(function(listener)
     local out = process.run({ "python3", "-c", KEEP_ALIVE, tostring(listener.port) },
-      { timeout = 30 })
+      { timeout = 60 })
     assert(out.stdout == "kept\n", out.stderr)
   end)
 end)

@@ -55,7 +55,7 @@ test("listener: a head that comes byte by byte has its time, whatever keeps comi
       local stream <close> = connect(listener)
       stream:write(start)
       -- Thirty seconds of it, were it not cut.
-      assert(task.timeout(20, drip, stream, ("a"):rep(600), 0.05) < 600)
+      assert(task.timeout(60, drip, stream, ("a"):rep(600), 0.05) < 600)
       assert(not read_on(stream):find("200", 1, true))
     end
     local stream <close> = connect(listener)
@@ -85,7 +85,7 @@ test("listener: what is left of a body after the answer has its time, too", func
     local stream <close> = connect(listener)
     stream:write("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n")
     -- A minute of it, were it not cut.
-    assert(task.timeout(20, drip, stream, ("x"):rep(1200), 0.05) < 1200)
+    assert(task.timeout(60, drip, stream, ("x"):rep(1200), 0.05) < 1200)
     -- Who sends the rest soon gets the answer, and may go on.
     local quick <close> = connect(listener)
     for _ = 1, 2 do
@@ -152,7 +152,7 @@ test("listener: one peer has so many connections, and may have another when one 
       assert(not asks(stream))
     end
     held[1]:close()
-    task.timeout(20, function()
+    task.timeout(60, function()
       local done
       repeat
         local stream <close> = connect(listener)

@@ -79,10 +79,10 @@ test("local end: fleet_demo rewrites its progress on a terminal, and only there"
     require("sbx.core.host").executable(), "--local", scripts .. "fleet_demo.lua", "3",
   }
   local result = process.run({ "python3", "-c", PTY, table.unpack(argv) },
-    { timeout = 40, env = { TERM = "xterm", CI = false } })
+    { timeout = 120, env = { TERM = "xterm", CI = false } })
   assert(result.code == 0, result.stdout)
   assert(result.stdout:find("\27[K", 1, true), result.stdout)
-  result = process.run(argv, { timeout = 40 })
+  result = process.run(argv, { timeout = 120 })
   assert(result.code == 0, result.stderr)
   assert(not result.stderr:find("[\r\27]"), result.stderr)
   assert(result.stderr:find("3/3", 1, true), result.stderr)
@@ -92,7 +92,7 @@ test("local end: a Ctrl-C while the server is starting ends the run, too", funct
   watch.run(function(start)
     local run <close> = start({ "-e", "print('went on')" })
     local children = ("/proc/%d/task/%d/children"):format(run.pid, run.pid)
-    task.timeout(20, function()
+    task.timeout(60, function()
       while watch.read(children) == "" do
         task.yield()
       end

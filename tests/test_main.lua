@@ -362,7 +362,7 @@ test("main: a full disk under stdout is one clear error", function()
   }
   for _, code in ipairs(codes) do
     local result = process.run({ "sh", "-c", '"$0" -e "$1" > /dev/full',
-      require("sbx.core.host").executable(), code }, { timeout = 30 })
+      require("sbx.core.host").executable(), code }, { timeout = 60 })
     assert(result.code == 1, result.code)
     assert(occurrences(result.stderr:lower(), "write to stdout: no space left") == 1, result.stderr)
   end
@@ -410,7 +410,7 @@ test("main: a certificate that nobody vouches for is a TLS error, status 8", fun
   local peer <close> = process.spawn(
     { "python3", here .. "peers/http_peer.py", "--tls", certificate, key },
     { stdin = "pipe", stdout = "pipe", stderr = "null", grace = 0 })
-  local port = task.timeout(20, peer.stdout.read, peer.stdout):match("%d+")
+  local port = task.timeout(60, peer.stdout.read, peer.stdout):match("%d+")
   expect_status(('require("sbx.http").get("https://127.0.0.1:%s/")'):format(port), 8,
     "kind=tls", "certificate")
 end)

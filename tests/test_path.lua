@@ -231,7 +231,7 @@ test("path.escape: matches the text and nothing else", function()
 end)
 
 -- Patterns and paths that take a backtracking matcher longer than anyone can wait.
-test("path.match: its time does not explode", { timeout = 20 }, function()
+test("path.match: its time does not explode", function()
   local name = ("a"):rep(2000)
   assert(not path.match(("*a"):rep(200) .. "b", name))
   assert(not path.match(("{a,aa}"):rep(50) .. "b", ("a"):rep(60)))

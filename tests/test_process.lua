@@ -107,7 +107,7 @@ test("process.run: cancellation ends the child first", function()
   task.scope(function(scope)
     scope:spawn(process.run, { "sh", "-c", "echo $$ > pid; mv pid ready; exec sleep 1000" },
       { cwd = dir.path })
-    task.timeout(10, function()
+    task.timeout(60, function()
       while not fs.exists(dir.path .. "/ready") do
         task.sleep(0.005)
       end

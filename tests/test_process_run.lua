@@ -149,7 +149,7 @@ test("process.run: a program that closes its output and lives on is awaited", fu
 end)
 
 test("process.run: a descendant that floods the pipe does not hold it up", function()
-  local result = process.shell("yes & echo $! >&2", { max_output = 100, timeout = 20 })
+  local result = process.shell("yes & echo $! >&2", { max_output = 100, timeout = 60 })
   assert(result.code == 0)
   process.run({ "kill", "-9", (result.stderr:gsub("%s", "")) }, { check = true })
 end)
@@ -164,7 +164,7 @@ end)
 
 -- ------------------------------------------------------------------ many, limits
 
-test("process.run: five hundred at once", { timeout = 120 }, function()
+test("process.run: five hundred at once", { timeout = 400 }, function()
   task.map((function()
     local list = {}
     for i = 1, 500 do

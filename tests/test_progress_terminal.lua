@@ -256,7 +256,7 @@ test("progress: a stopped terminal does not stop the program", function()
     started:type("\19") -- Ctrl-S
     task.sleep(0.1)
     fs.write(folder .. "/go", "")
-    task.timeout(10, function()
+    task.timeout(60, function()
       while not fs.exists(folder .. "/through") do task.sleep(0.02) end
     end)
     started:type("\17") -- Ctrl-Q
@@ -288,7 +288,7 @@ test("progress: a terminal that is slow in the middle of a drawing gets the rest
   ]], { columns = 300, rows = 100 }, function(started, folder)
     started:await("bar90")
     fs.write(folder .. "/go", "")
-    task.timeout(10, function() -- while nobody reads what it draws
+    task.timeout(60, function() -- while nobody reads what it draws
       while not fs.exists(folder .. "/through") do task.sleep(0.02) end
     end)
     local screen = started:finish()
@@ -348,7 +348,7 @@ write(print, "end")
 require("sbx.fs").write(arg[1] .. "/output", table.concat(output):sub(1, -4) .. "end\n")
 ]]
 
-test("progress: random bars and random output do each other no harm", { timeout = 120 }, function()
+test("progress: random bars and random output do each other no harm", { timeout = 400 }, function()
   if not terminal.is_there() then skip("python3 has no pyte") end
   for seed = 1, 6 do
     local folder <close> = fs.tmpdir({ prefix = "progress-" })

@@ -42,7 +42,7 @@ local function boxes(step, count)
   return table.unpack(lines)
 end
 
-test("repl: a person at work while a fleet runs", { timeout = 120 }, function()
+test("repl: a person at work while a fleet runs", { timeout = 400 }, function()
   at_both_widths({ files = { ["fleet.lua"] = FLEET } }, function(p)
     p:enter(":load ~/fleet.lua")
     p:enter("local count = 3")

@@ -19,7 +19,7 @@ local function text_of(screen)
   return table.concat(screen.lines, "\n")
 end
 
-test("repl commands: jobs go to the background and come back", { timeout = 60 }, function()
+test("repl commands: jobs go to the background and come back", function()
   support.with_prompt({ files = { ["a.lua"] = SCRIPT } }, function(p)
     local t = p.terminal
     p:enter(":load ~/a.lua")
@@ -58,7 +58,7 @@ test("repl commands: jobs go to the background and come back", { timeout = 60 },
   end)
 end)
 
-test("repl commands: help, pages, what is known of a function", { timeout = 60 }, function()
+test("repl commands: help, pages, what is known of a function", function()
   support.with_prompt({ files = { ["a.lua"] = SCRIPT }, rows = 500 }, function(p)
     local t = p.terminal
     p:type(":help retry\r")
@@ -81,7 +81,7 @@ test("repl commands: help, pages, what is known of a function", { timeout = 60 }
   end)
 end)
 
-test("repl commands: time, reload, http, trace, boxes", { timeout = 60 }, function()
+test("repl commands: time, reload, http, trace, boxes", function()
   support.with_prompt({ files = { ["mine.lua"] = "return { value = 1 }" } }, function(p)
     local t = p.terminal
     p:type("package.path = os.getenv('HOME') .. '/?.lua;' .. package.path\r")
@@ -115,7 +115,7 @@ local function explain(...)
   return process.run({ host.executable(), "explain", ... }, { check = true }).stdout
 end
 
-test("repl commands: a trace is begun and ended at the prompt", { timeout = 60 }, function()
+test("repl commands: a trace is begun and ended at the prompt", function()
   support.with_prompt({}, function(p)
     local t = p.terminal
     p:type(":trace off\r")
@@ -143,7 +143,7 @@ test("repl commands: a trace is begun and ended at the prompt", { timeout = 60 }
   end)
 end)
 
-test("repl commands: many jobs stand in columns", { timeout = 60 }, function()
+test("repl commands: many jobs stand in columns", function()
   support.with_prompt({}, function(p)
     for i = 1, 10 do
       p:enter("x = " .. i)
@@ -156,46 +156,44 @@ test("repl commands: many jobs stand in columns", { timeout = 60 }, function()
   end)
 end)
 
-test("repl commands: objects take a line, and :inspect shows all of one", { timeout = 60 },
-  function()
-    support.with_prompt({}, function(p)
-      local t = p.terminal
-      p:type("child = process.spawn({ 'sleep', '100' })\r{ child }\r")
-      local text = text_of(t:await(", running> }"))
-      assert(text:find("\n{ <process sleep, pid %d+, running> }\n"), text)
-      p:type(":inspect child\r")
-      t:await("\n  name = \"sleep\",\n")
-      p:type("child:close()\rchild\r")
-      t:await(", ended>")
-      p:type(":inspect\r")
-      t:await(":inspect VALUE")
-      assert(p:leave().status == 0)
-    end)
+test("repl commands: objects take a line, and :inspect shows all of one", function()
+  support.with_prompt({}, function(p)
+    local t = p.terminal
+    p:type("child = process.spawn({ 'sleep', '100' })\r{ child }\r")
+    local text = text_of(t:await(", running> }"))
+    assert(text:find("\n{ <process sleep, pid %d+, running> }\n"), text)
+    p:type(":inspect child\r")
+    t:await("\n  name = \"sleep\",\n")
+    p:type("child:close()\rchild\r")
+    t:await(", ended>")
+    p:type(":inspect\r")
+    t:await(":inspect VALUE")
+    assert(p:leave().status == 0)
   end)
+end)
 
-test("repl commands: words for the prompt, ambiguous beginnings, what Lua brings",
-  { timeout = 60 }, function()
-    support.with_prompt({}, function(p)
-      p:enter("help", "a command: :help")
-      p:enter("exit()", "to leave: :quit, or Ctrl-D")
-      p:enter("exit = 1")
-      p:enter("exit", "1")
-      p:enter(":h", "':h' may be :help, :http")
-      p:enter(":nonsense", "no command ':nonsense': :help lists them")
-      p:enter(":doc string.rep", "string.rep is Lua's own:"
-        .. " https://www.lua.org/manual/5.4/manual.html#pdf-string.rep")
-      p:enter("print", "<function print>")
-      p:enter("error({ code = 1 })", "raised { code = 1 }")
-      p:type(":doc task.slee\t")
-      p:shows(":doc task.sleep")
-      p:type("\21:time task.y\t")
-      p:shows(":time task.yield")
-      p:type("\21")
-      p:shows("")
-    end)
+test("repl commands: words for the prompt, ambiguous beginnings, what Lua brings", function()
+  support.with_prompt({}, function(p)
+    p:enter("help", "a command: :help")
+    p:enter("exit()", "to leave: :quit, or Ctrl-D")
+    p:enter("exit = 1")
+    p:enter("exit", "1")
+    p:enter(":h", "':h' may be :help, :http")
+    p:enter(":nonsense", "no command ':nonsense': :help lists them")
+    p:enter(":doc string.rep", "string.rep is Lua's own:"
+      .. " https://www.lua.org/manual/5.4/manual.html#pdf-string.rep")
+    p:enter("print", "<function print>")
+    p:enter("error({ code = 1 })", "raised { code = 1 }")
+    p:type(":doc task.slee\t")
+    p:shows(":doc task.sleep")
+    p:type("\21:time task.y\t")
+    p:shows(":time task.yield")
+    p:type("\21")
+    p:shows("")
   end)
+end)
 
-test("repl commands: what waited behind a cancelled job is named", { timeout = 60 }, function()
+test("repl commands: what waited behind a cancelled job is named", function()
   support.with_prompt({}, function(p)
     p:type("task.sleep(100)\r")
     p:entered("task.sleep(100)")

@@ -3,7 +3,7 @@
 
 local support = dofile("tests/repl_support.lua")
 
-test("repl: a fleet of sandboxes of this machine", { timeout = 100 }, function()
+test("repl: a fleet of sandboxes of this machine", { timeout = 400 }, function()
   support.with_prompt({ words = { "--local" }, columns = 100 }, function(p)
     local t = p.terminal
     p:type("local client <close> = sandbox.client()\r")

@@ -9,8 +9,10 @@ end
 
 attempt("a bomb of processes", function(stage)
   local _, gateway = stage:bomb()
-  local status = gateway:exec("f() { f | f & }; f; sleep 60", { timeout = 1 })
-  assert(status == 408 or status == 422 or status == 409 or status == 502, status)
+  local status, result = gateway:exec("f() { f | f & }; f; sleep 60", { timeout = 1 })
+  -- The shell may be the one that cannot fork, and end at once.
+  local starved = status == 200 and result.exit_code ~= 0
+  assert(starved or status == 408 or status == 422 or status == 409 or status == 502, status)
 end)
 
 attempt("a disk filled", function(stage)

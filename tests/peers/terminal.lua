@@ -5,7 +5,7 @@ local json = require("sbx.json")
 local process = require("sbx.process")
 local reader = require("sbx.reader")
 
-local LONGEST = 20 -- seconds for anything to appear
+local LONGEST = 60 -- seconds for anything to appear
 
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 
