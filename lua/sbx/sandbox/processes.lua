@@ -183,7 +183,10 @@ function methods:open_process(target, command, options)
     tag = opts.tag, pty = opts.pty ~= nil, stdin = opts.stdin, owned = true,
     max_buffer = opts.max_buffer,
   })
-  if ok then return made end
+  if ok then
+    made:hold()
+    return made
+  end
   if may_run(made) then pcall(task.shield, KILL_SECONDS, kill_lost, self, call) end
   error(made, 0)
 end

@@ -9,6 +9,7 @@ local check = require("sbx.check")
 local core = require("sbx.core.task")
 local errors = require("sbx.errors")
 local failure = require("sbx.sandbox.failure")
+local held = require("sbx.sandbox.rpc.held")
 local log = require("sbx.log")
 local output = require("sbx.sandbox.rpc.output")
 local session = require("sbx.sandbox.rpc.session")
@@ -27,6 +28,7 @@ local task = require("sbx.task")
 ---@field private main string      the output that is meant when none is named
 ---@field private input "stdin"|"pty"|nil  where written bytes go
 ---@field private owned boolean    closing ends it
+---@field private held? sbx.sandbox.Held  what the end of the run knows of it
 ---@field private closed? boolean
 ---@field private failure any      why there is nothing more to read
 ---@field private lead sbx.sync.Mutex     held by the one who reads on
@@ -60,6 +62,7 @@ local function describe(self)
 end
 
 local function set_end(self, event)
+  held.remove(self.held)
   self.result = {
     exit_code = event.exit_code or 0,
     exited = event.exited or false,
@@ -121,6 +124,13 @@ function Process:begin()
   step(self)
 end
 
+---From now on the end of the run ends it, unless it is closed before.
+function Process:hold()
+  self.held = held.add({
+    client = self.client, sandbox_id = self.sandbox_id, pid = self.pid, tag = self.tag,
+  })
+end
+
 ---Waits for the server's word of the process's beginning.
 ---@async
 function Process:await_start()
@@ -138,9 +148,9 @@ local function find_output(self, name, what, level)
 end
 
 local function begin_reading(out, what, level)
-  local held = out.reading:try_lock()
-  if not held then error(("%s: another task reads %s"):format(what, out.name), level + 1) end
-  return held
+  local lock = out.reading:try_lock()
+  if not lock then error(("%s: another task reads %s"):format(what, out.name), level + 1) end
+  return lock
 end
 
 ---Up to `n` bytes of an output, as soon as there are any; nil at its end. Raises what
@@ -321,6 +331,7 @@ end
 function Process:close()
   if self.closed then return end
   self.closed = true
+  held.remove(self.held)
   if self.owned and not is_gone(self) then end_process(self) end
   -- The connection is let go of, also where the caller is cancelled meanwhile.
   local _ <close> = self.stream
