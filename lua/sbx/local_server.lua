@@ -17,7 +17,7 @@ local local_server = {}
 ---@field pid integer
 ---@field stop async fun()  ends it and its sandboxes, and waits until it is gone
 
-local READY_SECONDS = 30
+local READY_SECONDS = 120
 local STOP_SECONDS = 8
 local MAX_TAIL = 4096
 

@@ -39,7 +39,7 @@ local function probe(driver)
     log = function() end, throwaway = true,
   }
   local ok, result = pcall(box.agent.exec, box.agent, {
-    command = "test ! -e /etc/shadow && test $$ -lt 100", timeout = 10,
+    command = "test ! -e /etc/shadow && test $$ -lt 100", timeout = 60,
   })
   box:kill()
   if not ok then error(result, 0) end

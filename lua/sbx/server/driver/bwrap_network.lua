@@ -21,7 +21,7 @@ local network = {}
 -- Where slirp4netns answers name look-ups.
 network.NAMESERVER = "10.0.2.3"
 
-local READY_SECONDS, IP_SECONDS = 10, 20
+local READY_SECONDS, IP_SECONDS = 60, 60
 local STOP_SECONDS = 5
 local ENVIRONMENT = { PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" }
 local DEVICE, ADDRESS, MTU = "tap0", "10.0.2.100/24", 65520

@@ -27,7 +27,7 @@ function overlay.probe()
   local result, failure = errors.try(process.run, {
     "unshare", "--user", "--map-root-user", "--mount", "--propagation", "private", "--",
     "/bin/sh", "-c", SCRIPT,
-  }, { timeout = 10, cwd = "/", max_output = 4096 })
+  }, { timeout = 60, cwd = "/", max_output = 4096 })
   if not result then return false, tostring(failure) end
   if result.code == 0 then return true end
   return false, "overlay in a user namespace: " .. (result.stderr:match("[^\n]+") or "failed")

@@ -57,7 +57,7 @@ end
 function processes.kill(identity, group)
   if not processes.is_alive(identity) then return end
   local target = (group and "-" or "") .. math.tointeger(identity.pid)
-  errors.try(process.run, { "/bin/sh", "-c", "kill -s KILL -- " .. target }, { timeout = 5 })
+  errors.try(process.run, { "/bin/sh", "-c", "kill -s KILL -- " .. target }, { timeout = 30 })
 end
 
 ---Waits until it has ended.

@@ -38,7 +38,7 @@ end
 
 local function python_version()
   local result = errors.try(process.run, { "python3", "--version" }, {
-    env = { PATH = root.PATH }, timeout = 10, cwd = "/",
+    env = { PATH = root.PATH }, timeout = 60, cwd = "/",
   })
   return result and result.code == 0 and result.stdout:match("Python (%S+)") or nil
 end

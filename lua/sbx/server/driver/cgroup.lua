@@ -227,7 +227,7 @@ function Group:kill()
   for _, folder in ipairs(self.folders) do
     local pids = members(folder)
     if #pids > 0 then
-      process.run({ "/bin/sh", "-c", 'kill -9 "$@"', "kill", table.unpack(pids) }, { timeout = 5 })
+      process.run({ "/bin/sh", "-c", 'kill -9 "$@"', "kill", table.unpack(pids) }, { timeout = 30 })
       return
     end
   end
