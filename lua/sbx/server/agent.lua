@@ -23,7 +23,7 @@ local agent = {}
 local Agent = {}
 Agent.__index = Agent
 
-local HELLO_SECONDS = 10
+local HELLO_SECONDS = 60
 local MAX_OUTPUT = 10 * 1024 * 1024
 -- How long after a command's time the agent may take to end it. It gives up on
 -- what cannot be killed after 5 s.
