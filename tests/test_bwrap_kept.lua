@@ -54,8 +54,8 @@ require("sbx.task").sleep(60)
 end
 
 local function is_gone(saved)
-  return processes.await_end(saved.inner, 10) and processes.await_end(saved.outer, 10)
-    and processes.await_end(saved.helper, 10)
+  return processes.await_end(saved.inner, 60) and processes.await_end(saved.outer, 60)
+    and processes.await_end(saved.helper, 60)
 end
 
 test("bwrap kept: after kill -9 of the server the next one takes it up", function()
@@ -65,13 +65,17 @@ test("bwrap kept: after kill -9 of the server the next one takes it up", functio
     local driver = bwrap.open { folder = folder, keep = true }
     local box, problem = driver:adopt(spec "one", saved)
     assert(box, problem)
-    local result = box.agent:exec { command = "cat /tmp/x; echo $MINE; wc -l < /tmp/t" }
+    local result = box.agent:exec {
+      command = "until test -s /tmp/t; do sleep 0.05; done; cat /tmp/x; echo $MINE; wc -l < /tmp/t",
+    }
     local before, mine, first = result.stdout:match("^(%S+)\n(%S+)\n(%d+)")
     assert(before == "before" and mine == "yes", result.stdout)
-    task.sleep(0.3)
     -- What ran then runs on.
-    local later = box.agent:exec({ command = "wc -l < /tmp/t" }).stdout
-    assert(tonumber(later) > tonumber(first))
+    task.timeout(60, function()
+      repeat
+        local later = box.agent:exec({ command = "wc -l < /tmp/t" }).stdout
+      until tonumber(later) > tonumber(first)
+    end)
     assert(box.limits.memory == driver.enforced.memory and box.image_source == "host")
     assert(box.pid == saved.inner.pid and box.network_enforced)
     if driver.enforced.memory:find("cgroup") then
