@@ -89,6 +89,17 @@ test("http/2 hostile: bombs and floods come to an end", function()
   end)
 end)
 
+test("http/2 hostile: a connection that broke is not used again, though it looks alive", function()
+  local dir <close> = fs.tmpdir()
+  local peer <close> = start(dir.path)
+  for _ = 1, 3 do
+    local ok, err = pcall(http.get, peer.url .. "/settings-burst", peer.options)
+    assert(not ok and err.kind == "http" and err.sent, tostring(err))
+    local res = http.post(peer.url .. "/ok", peer.options)
+    assert(res.body == "ok" and not res.timing.reused)
+  end
+end)
+
 test("http/2 hostile: a server that takes its time runs into a clock", function()
   expect_all({
     { "slow-body", kind = "timeout", code = "ETIMEDOUT", phase = "total", again = true,

@@ -198,6 +198,12 @@ def settings(peer, id):
     flood(peer, SettingsFrame(0))
 
 
+def settings_burst(peer, id):
+    """One TLS record of them, more than a client answers; then nothing more."""
+    peer.flush()
+    peer.stream.sendall(SettingsFrame(0).serialize() * 1500)
+
+
 def garbage(peer, id):
     peer.stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
@@ -238,6 +244,7 @@ SERVE = {
     "slow-body": slow_body,
     "pings": pings,
     "settings": settings,
+    "settings-burst": settings_burst,
     "garbage": garbage,
     "silent": silent,
     "stuck": stuck,
