@@ -81,6 +81,7 @@ function Channel:receive(type, bytes)
     wake(self, "has_input")
   elseif type == "W" then
     self.room = self.room + unpack(">I4", bytes)
+    if self.room > link.WINDOW then error("more SSH output taken than was sent", 0) end
     wake(self, "has_room")
   elseif type == "R" and self.program then
     self.program:resize(unpack(">I2I2", bytes))
@@ -101,7 +102,7 @@ local function pump_input(self, write, finish)
         write = nil
       end
       self.waiting = self.waiting - #bytes
-      self.link:send("w", self.number, pack(">I4", #bytes))
+      self.link:credit(self.number, #bytes)
     elseif self.input_ended then
       if write then finish() end
       return
@@ -186,6 +187,7 @@ local function wanted(record, bytes)
   local on_terminal = kind & TERMINAL ~= 0
   if on_terminal and term ~= "" then variables.TERM = term end
   local lines = { [SHELL] = LOGIN, [COMMAND] = command, [SFTP] = FILES }
+  if not lines[kind & ~TERMINAL] then error("no SSH request of kind " .. kind, 0) end
   return {
     argv = { "/bin/sh", "-c", lines[kind & ~TERMINAL] },
     cwd = sandbox.MOUNT_PATH,

@@ -15,6 +15,7 @@ local connection = {}
 ---@field scope sbx.Scope
 ---@field outer sbx.Scope
 ---@field channels table<integer, {task: sbx.Task, channel: sbx.server.ssh.Channel}>
+---@field tries integer  keys that were shown
 ---@field session? sbx.server.ssh.Session  once the key has been proved
 
 local function copy(from, to)
@@ -29,6 +30,8 @@ end
 
 -- Whether the peer may enter; `sessions` is asked twice, first before the proof.
 local function answer(self, sessions, bytes)
+  self.tries = self.tries + 1
+  if self.session or self.tries > link.TRIES then error("one SSH key too many", 0) end
   local verified, user, blob = bytes:byte() == 1, bytes:match("^.([^\0]*)\0(.*)$")
   local session = user and sessions:find(user, blob)
   if session and verified then
@@ -39,6 +42,9 @@ local function answer(self, sessions, bytes)
 end
 
 local function start(self, number, how, bytes)
+  if number >= link.CHANNELS or self.link:is_taken(number) then
+    error("an SSH channel that cannot be", 0)
+  end
   local record = self.session.record
   local made = channel.new(self.link, number, record, self.outer)
   local entry = { channel = made }
@@ -55,7 +61,7 @@ end
 local function finish(self, number, entry)
   entry.task:cancel("the SSH channel has ended")
   self.channels[number] = nil
-  self.link:send("z", number)
+  self.link:forget(number)
 end
 
 local HOW = { S = "run", D = "dial" }
@@ -87,7 +93,8 @@ function connection.serve(sessions, outside, host_key, outer)
   local _ <close> = outside
   local child, inside, at = key.program(host_key)
   local _ <close> = child
-  local self = { task = task.current(), link = link.new(at), outer = outer, channels = {} }
+  local self = { task = task.current(), link = link.new(at), outer = outer, channels = {},
+    tries = 0 }
   task.scope(function(scope)
     self.scope = scope
     scope:daemon(copy, outside, inside)
@@ -95,7 +102,7 @@ function connection.serve(sessions, outside, host_key, outer)
     scope:daemon(function()
       local ok = pcall(receive_all, self, sessions)
       task.checkpoint()
-      if not ok then outside:close() end -- what it says makes no sense
+      if not ok then scope:cancel("the SSH program makes no sense") end
     end)
     -- Last, so that all that the program has written goes out.
     copy(inside, outside)

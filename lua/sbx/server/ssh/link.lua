@@ -12,12 +12,19 @@ link.WINDOW = 131072
 ---Bytes of output in a frame.
 link.PIECE = 32768
 
+---Channels of a connection; a frame carries no higher number.
+link.CHANNELS = 10
+---How often a peer may show a key.
+link.TRIES = 20
+
 local HEAD = 6
 local MAX = 65536
 
 ---@class sbx.server.ssh.Link
 ---@field private stream sbx.Stream
 ---@field private queue string[]
+---@field private credits table<integer, integer>   channel → bytes of input that were used
+---@field private forgotten table<integer, boolean>  channels whose "z" is in the queue
 ---@field private waiter? sbx.core.Waiter
 ---@field private rest string
 local Link = {}
@@ -26,16 +33,57 @@ Link.__index = Link
 ---@param stream sbx.Stream
 ---@return sbx.server.ssh.Link
 function link.new(stream)
-  return setmetatable({ stream = stream, queue = {}, rest = "" }, Link)
+  return setmetatable({
+    stream = stream, queue = {}, credits = {}, forgotten = {}, rest = "",
+  }, Link)
 end
 
----Puts a frame into the queue. Never waits: windows bound what can be in there.
+local function wake(self)
+  if self.waiter then self.waiter:wake() end
+end
+
+---Puts a frame into the queue. Never waits: windows bound what can be in there, also
+---where the program reads nothing.
 ---@param type string
 ---@param channel integer
 ---@param bytes? string
 function Link:send(type, channel, bytes)
   table.insert(self.queue, pack(">c1Bs4", type, channel, bytes or ""))
-  if self.waiter then self.waiter:wake() end
+  wake(self)
+end
+
+---Says that so many bytes of a channel's input were used. Never waits; what was not
+---written yet is said at once.
+---@param channel integer
+---@param count integer
+function Link:credit(channel, count)
+  self.credits[channel] = (self.credits[channel] or 0) + count
+  wake(self)
+end
+
+---Says that a channel's number may be used again. Never waits.
+---@param channel integer
+function Link:forget(channel)
+  self.credits[channel] = nil
+  self.forgotten[channel] = true
+  self:send("z", channel)
+end
+
+---Whether the program cannot know yet that the number may be used again.
+---@param channel integer
+---@return boolean
+function Link:is_taken(channel)
+  return self.forgotten[channel] == true
+end
+
+-- All that there is to say.
+local function take(self)
+  local frames = self.queue
+  for channel, count in pairs(self.credits) do
+    table.insert(frames, 1, pack(">c1Bs4", "w", channel, pack(">I4", count)))
+  end
+  self.queue, self.credits, self.forgotten = {}, {}, {}
+  return table.concat(frames)
 end
 
 ---Writes what is in the queue, until it is cancelled or the program has ended. In a task
@@ -43,14 +91,12 @@ end
 ---@async
 function Link:write_all()
   while true do
-    if #self.queue == 0 then
+    if #self.queue == 0 and next(self.credits) == nil then
       self.waiter = task.waiter("something to tell the SSH program")
       self.waiter:wait()
       self.waiter = nil
     end
-    local bytes = table.concat(self.queue)
-    self.queue = {}
-    self.stream:write(bytes)
+    self.stream:write(take(self))
   end
 end
 
