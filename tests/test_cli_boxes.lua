@@ -2,7 +2,9 @@
 
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local fs = require("sbx.fs")
+local host = require("sbx.core.host")
 local json = require("sbx.json")
+local process = require("sbx.process")
 local support = dofile(here .. "cli_support.lua")
 
 local function has(text, plain)
@@ -53,6 +55,26 @@ test("create, ls, get: in every form; names, ids and beginnings of ids", functio
     cli:fails(5, { "get", "nowhere" }, "no sandbox 'nowhere'")
     cli:fails(5, { "get", ".." }, "'..'")
     cli:fails(6, { "get", "sbx-" }, "several", "web")
+  end)
+end)
+
+test("create: one whose id nobody gets is not left", function()
+  support.with_server(function(cli)
+    local function to(place, ...)
+      return process.run({ "sh", "-c", '"$@" ' .. place, "sh", host.executable(), ... },
+        { env = cli:environment(), timeout = 60 })
+    end
+    for _, option in ipairs({ "--wait", "--no-wait" }) do
+      local full = to("> /dev/full", "create", option, "debian")
+      assert(full.code == 1, full.code .. full.stderr)
+      has(full.stderr, "sbxlua create: write to stdout: No space left on device")
+      -- The reader is gone before there is anything to read.
+      to("| true", "create", option, "debian")
+    end
+    assert(cli:out({ "ls", "-q" }) == "", "one was left")
+    -- A command that fails anyway says it, too.
+    fs.write(cli.home .. "/bad.lua", "x = = 1")
+    has(to("> /dev/full", "check", cli.home .. "/bad.lua").stderr, "No space left on device")
   end)
 end)
 

@@ -145,7 +145,10 @@ local function run_given(entry, verb, run, given)
       local has_own = verb.private or verb.uses and verb.uses["local"]
       if given["local"] and not has_own then refuse_local(entry) end
       connect(given)
-      return run(given, out)
+      local code = run(given, out)
+      -- What nobody gets is a failure of the command, whatever its own status.
+      output.flush()
+      return code
     end)
     status = ok and (result or 0) or frame.tell(result, out, verb.failure)
   end)

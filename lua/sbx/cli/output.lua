@@ -2,6 +2,7 @@
 -- people on stderr. Data are rows, plain tables that JSON can carry; a table shows some of
 -- their fields, in columns.
 
+local errors = require("sbx.errors")
 local host = require("sbx.core.host")
 local json = require("sbx.json")
 local log = require("sbx.log")
@@ -11,6 +12,7 @@ local output = {}
 
 local VERSION = 1 -- of the JSON: changes when a field loses its meaning
 local MOST_CELL = 200 -- bytes
+local EPIPE = 32
 local GAP = "  "
 
 ---@class sbx.cli.Column
@@ -152,6 +154,17 @@ function Output:one(row, text, name)
   else
     io.stdout:write(log.clean(text, 4096), "\n")
   end
+end
+
+---Waits until all that was written has got through. Raises kind `io` where it has not.
+---@async
+function output.flush()
+  local ok, problem, number = io.stdout:flush()
+  if ok then return end
+  errors.raise({
+    kind = "io", op = "write", code = number == EPIPE and "EPIPE" or nil,
+    message = "write to stdout: " .. tostring(problem),
+  })
 end
 
 -- ----------------------------------------------------------------------- words

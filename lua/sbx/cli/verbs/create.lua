@@ -2,6 +2,7 @@
 
 local boxes = require("sbx.cli.boxes")
 local new_box = require("sbx.cli.new_box")
+local output = require("sbx.cli.output")
 local sandbox = require("sbx.sandbox")
 local task = require("sbx.task")
 
@@ -17,7 +18,7 @@ verb.spec = {
   notes = "stdout gets the id and nothing else. The sandbox stays until `sbxlua rm`, or until its"
     .. " lifetime is over: it carries the label sbxlua-keep, so that `sbxlua gc` leaves it alone,"
     .. " and `sbxlua rm -l sbxlua-keep` finds it. One whose start fails is deleted, unless"
-    .. " --no-wait was given.",
+    .. " --no-wait was given, and so is one whose id could not be written.",
   arguments = { new_box.image },
   options = new_box.with({
     { name = "wait", type = "flag", default = true,
@@ -28,7 +29,7 @@ verb.spec = {
   }),
 }
 
--- Deletes what cannot be used, however the wait for it ended.
+-- Deletes what cannot be used, or not be found, however the wait for it ended.
 local function undo(client, box)
   return setmetatable({}, {
     __close = function(self)
@@ -43,12 +44,12 @@ function verb.run(given, out)
   local box = new_box.create(client, given, {
     environment_vars = new_box.env(given), start_command = given.start_command, keep = true,
   })
-  if given.wait then
-    local attempt <close> = undo(client, box)
-    new_box.wait(box, given.timeout)
-    attempt.done = true
-  end
+  local attempt <close> = undo(client, box)
+  if given.wait then new_box.wait(box, given.timeout) end
+  -- One whose id nobody gets to know would be found by nobody.
   out:one(boxes.row(box), box.id, "id")
+  output.flush()
+  attempt.done = true
 end
 
 return verb
