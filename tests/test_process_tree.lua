@@ -86,14 +86,14 @@ test("process.close: the grace is for the whole group, not for its leader alone"
      while :; do sleep 0.02; done) &
     echo $! > pid
     exec sleep 1000
-  ]] }, { cwd = dir.path, grace = 20, stderr = "null" })
+  ]] }, { cwd = dir.path, grace = 60, stderr = "null" })
   support.await_file(dir.path .. "/ready")
   local start = task.now()
   child:close()
   assert(select(2, child:wait()) == 15)
   assert(fs.read(dir.path .. "/result") == "saved\n")
   assert(not runs(tonumber((fs.read(dir.path .. "/pid")))))
-  assert(task.now() - start < 15, "waited for the whole grace")
+  assert(task.now() - start < 50, "waited for the whole grace")
 end)
 
 test("process.close: what the leader leaves behind after SIGTERM is killed", function()
@@ -109,11 +109,11 @@ test("process.close: what the leader leaves behind after SIGTERM is killed", fun
 end)
 
 test("process.close: a stopped child ends", function()
-  local child = process.spawn({ "sleep", "1000" }, { grace = 20 })
+  local child = process.spawn({ "sleep", "1000" }, { grace = 60 })
   child:kill("STOP")
   local start = task.now()
   child:close()
-  assert(select(2, child:wait()) == 15 and task.now() - start < 15)
+  assert(select(2, child:wait()) == 15 and task.now() - start < 50)
 end)
 
 test("process.close: a zombie in the group is not waited for", function()
@@ -131,11 +131,11 @@ if os.fork() == 0:
     os.rename("pid.part", "pid")
     time.sleep(1000)
 time.sleep(1000)
-]] }, { cwd = dir.path, grace = 30, stderr = "null" })
+]] }, { cwd = dir.path, grace = 60, stderr = "null" })
   local stranger = support.await_file(dir.path .. "/pid"):match("%d+")
   local start = task.now()
   child:close()
-  assert(task.now() - start < 20)
+  assert(task.now() - start < 50)
   process.run({ "kill", "-9", stranger }, { check = true })
   support.await_gone(stranger)
 end)
@@ -166,7 +166,7 @@ end)
 test("process.run: the time limit leaves nothing of a stubborn tree", function()
   local dir <close> = fs.tmpdir()
   local err = expect.failure(process.shell, STUBBORN, {
-    cwd = dir.path, timeout = 1, grace = 0.1,
+    cwd = dir.path, timeout = 3, grace = 0.1,
   })
   assert(err.kind == "timeout")
   local pids = {}
@@ -188,7 +188,7 @@ test("process: fifty stubborn children end together", function()
   end
   local start = task.now()
   task.map(children, function(child) child:close() end, { limit = 50 })
-  assert(task.now() - start < 30)
+  assert(task.now() - start < 50)
   for _, child in ipairs(children) do
     assert(not child.running)
   end
