@@ -40,7 +40,8 @@ struct Channel {
   uint32_t id;
   uint32_t credit;  // bulk bytes that the server is ready to take
   bool over;        // ended; destroyed at the end of the turn
-  bool detached;    // its connection is gone: of no id, and nothing is said
+  bool detached;    // its connection is gone: of no id, and nothing is said,
+                    // unless it is held, and taken up by another connection
 };
 
 // What a command may use, as the options of the agent's command line say.
@@ -66,6 +67,7 @@ struct Agent {
   OutQueue out;
   Channel *channels;
   size_t channel_count, exec_count, session_count;
+  uint32_t last_key;  // of the newest session that is held
   Limits limits;
   struct pollfd *polls;  // rebuilt each turn
   size_t poll_count, poll_capacity;
@@ -129,6 +131,9 @@ bool out_flush(Agent *agent);
 // asks for
 void exec_start(Agent *agent, const Frame *frame);
 void session_start(Agent *agent, const Frame *frame);
+// Tells of the sessions that were held for another server; gives one to it.
+void session_list(Agent *agent, const Frame *frame);
+void session_attach(Agent *agent, const Frame *frame);
 void put_start(Agent *agent, const Frame *frame);
 void get_start(Agent *agent, const Frame *frame);
 void stat_answer(Agent *agent, const Frame *frame);

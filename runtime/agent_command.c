@@ -100,7 +100,7 @@ void command_prepare(Agent *agent, Channel *channel) {
   }
   if (command->deadline)
     wake_by(agent, command->deadline);
-  else if (command->state == EXITED)
+  else if (command->state == EXITED && !(channel->detached && command->held))
     wake_by(agent, agent->now + GRACE_MS);
 }
 
@@ -132,11 +132,10 @@ static void fail(Agent *agent, Command *command, const ShimStatus *status) {
   out_fail(agent, command->channel.id, status->value, stages[stage], "");
 }
 
-static void tell_started(Agent *agent, Command *command, int32_t pid) {
+static void tell_started(Agent *agent, const Command *command) {
   uint8_t payload[4];
-  command->pid = pid;
   if (command->channel.detached) return;
-  put_u32(payload, (uint32_t)pid);
+  put_u32(payload, (uint32_t)command->started);
   out_frame(agent, FRAME_STARTED, command->channel.id, payload,
             sizeof(payload));
 }
@@ -146,7 +145,8 @@ static void read_status(Agent *agent, Command *command) {
   ssize_t count = read(command->status, &status, sizeof(status));
   if (count < 0 && (errno == EAGAIN || errno == EINTR)) return;
   if (count == (ssize_t)sizeof(status) && status.report == SHIM_STARTED) {
-    tell_started(agent, command, status.value);
+    command->pid = command->started = status.value;
+    tell_started(agent, command);
     return;
   }
   close_fd(&command->status);
@@ -218,6 +218,10 @@ static void check_deadline(Agent *agent, Command *command) {
 
 static void answer(Agent *agent, Command *command) {
   uint8_t payload[5];
+  if (command->channel.detached && command->held) {
+    command->deadline = 0;
+    return;
+  }
   command->channel.over = true;
   if (command->channel.detached) return;
   if (command->outputs[0].truncated) command->flags |= EXIT_OUT_TRUNCATED;
@@ -265,6 +269,17 @@ void command_on_kill(Agent *agent, Channel *channel) {
 void command_on_lost(Agent *agent, Channel *channel) {
   Command *command = (Command *)channel;
   command->outputs[0].left = command->outputs[1].left = 0;
+}
+
+void command_attach(Agent *agent, Command *command, uint32_t id) {
+  Channel *channel = &command->channel;
+  channel->id = id;
+  channel->detached = false;
+  channel->credit = WINDOW;
+  // Of one that is being killed nobody wants to read.
+  if (command->state != KILLING)
+    command->outputs[0].left = command->outputs[1].left = UINT64_MAX;
+  if (command->started) tell_started(agent, command);
 }
 
 void command_on_reaped(Agent *agent, Channel *channel, pid_t pid) {

@@ -30,6 +30,8 @@ typedef struct Command {
   Output outputs[2];
   int64_t deadline;  // ms: RUNNING: kill then; else stop waiting then; or 0
   bool timed_out;    // the deadline, not KILL, ended it
+  bool held;         // its end waits for another connection, to be told there
+  int32_t started;   // the pid that was reported, for good; 0 before
   int32_t exit_code;
   uint8_t flags;
 } Command;
@@ -57,6 +59,8 @@ void command_run(Agent *agent, Channel *channel);
 void command_on_kill(Agent *agent, Channel *channel);
 // The connection is gone: the command goes on, unheard.
 void command_on_lost(Agent *agent, Channel *channel);
+// Another connection goes on with it, under that id.
+void command_attach(Agent *agent, Command *command, uint32_t id);
 void command_on_reaped(Agent *agent, Channel *channel, pid_t pid);
 // Closes what is open; the caller frees the channel.
 void command_release(Agent *agent, Command *command);

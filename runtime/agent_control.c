@@ -70,9 +70,10 @@ static void accept_one(Agent *agent) {
 }
 
 void control_hello(Agent *agent) {
-  uint8_t payload[8];
+  uint8_t payload[12];
   put_u32(payload, PROTOCOL_VERSION);
   put_u32(payload + 4, (uint32_t)getpid());
+  put_u32(payload + 8, FEATURE_HELD);
   out_frame(agent, FRAME_HELLO, 0, payload, sizeof(payload));
 }
 

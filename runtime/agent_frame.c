@@ -175,8 +175,13 @@ int parse_start(const Frame *frame, StartRequest *request) {
   if (!error && (count == 0 || !request->arguments[0][0])) error = EINVAL;
   if (!error)
     error = take_entries(&cursor, &request->entries, &request->entry_count);
+  if (!error && request->flags & START_HELD) {
+    request->note = take_string(&cursor);
+    if (strlen(request->note) > NOTE_LIMIT) error = E2BIG;
+  }
+  uint8_t known = START_INPUT | START_TERMINAL | START_HELD;
   if (!error && !cursor_ended(&cursor)) error = EINVAL;
-  if (!error && request->flags > (START_INPUT | START_TERMINAL)) error = EINVAL;
+  if (!error && request->flags & ~known) error = EINVAL;
   return error;
 }
 

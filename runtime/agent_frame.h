@@ -68,6 +68,7 @@ typedef struct StartRequest {
   const char **arguments;  // at least one, NULL-ended; the array is ours
   const char **entries;    // NAME=VALUE; the array is ours
   size_t entry_count;
+  const char *note;  // NULL without START_HELD
 } StartRequest;
 
 // Reads a START payload; free it in any case. Returns 0, or an errno: EINVAL,

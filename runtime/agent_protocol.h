@@ -11,6 +11,8 @@
 // which the id is forgotten and frames that still arrive for it are ignored.
 // A connection begins with HELLO and has its own ids: where the agent listens
 // and a connection ends, commands go on to their end but are of no id any more.
+// A program that was started with a note is held: the next server may ask which
+// there are, and take each up under an id of its own.
 //
 // Bulk data is paced for each id: a side starts with WINDOW bytes that it may
 // send as DATA, OUT or ERR, and CREDIT from the other side allows more.
@@ -30,6 +32,7 @@ enum {
   CHANNEL_LIMIT = 2048,        // requests of any kind at once
   ENVIRONMENT_LIMIT = 4096,    // entries that one EXEC or START may carry
   ARGUMENT_LIMIT = 16384,      // arguments that one START may carry
+  NOTE_LIMIT = 32 * 1024,      // bytes of a START's note
 };
 
 enum FrameType {
@@ -47,9 +50,14 @@ enum FrameType {
   FRAME_START,     // u8 of StartFlag, u16 columns, u16 rows, string cwd, u32
                    // count, count strings argv, u32 count, count strings
                    // NAME=VALUE; STARTED or FAIL, then input as DATA and EOF,
-                   // output as OUT and ERR (a terminal's as OUT), then EXIT
+                   // output as OUT and ERR (a terminal's as OUT), then EXIT;
+                   // with START_HELD a string, its note, is last
   FRAME_RESIZE,    // of a START with a terminal: u16 columns, u16 rows
   FRAME_SIGNAL,    // to the process group of a START: u8 number
+  FRAME_HELD,    // HOLDS for each program that waits to be taken up, then DONE
+  FRAME_ATTACH,  // u32 key: goes on as a START that has STARTED, or FAIL. Input
+                 // may be sent once CREDIT has come; output of meanwhile is
+                 // lost. Of a program that has ended EXIT follows at once
 
   // Both ways.
   FRAME_DATA = 16,  // bulk bytes
@@ -57,7 +65,8 @@ enum FrameType {
   FRAME_CREDIT,     // u32 bytes that the other side may send on top
 
   // From the agent.
-  FRAME_HELLO = 32,    // id 0, once, first: u32 PROTOCOL_VERSION, u32 own pid
+  FRAME_HELLO = 32,    // id 0, once, first: u32 PROTOCOL_VERSION, u32 own pid,
+                       // u32 of Feature
   FRAME_OUT,           // a command's standard output
   FRAME_ERR,           // a command's standard error
   FRAME_EXIT,          // i32 exit status (128 + signal), u8 of ExitFlag
@@ -67,12 +76,18 @@ enum FrameType {
   FRAME_FAIL,          // u32 errno, string what was tried
   FRAME_STARTED,       // START: u32 pid of the program, leader of its group
   FRAME_DEAF,          // START: the program reads no more; DATA is thrown away
+  FRAME_HOLDS,         // u32 key, u32 pid or 0, u8 of StartFlag, string note
   FRAME_RENEWED = 48,  // id 0: RENEWAL_MARK
 };
 
 enum StartFlag {
   START_INPUT = 1,     // standard input is DATA until EOF, else /dev/null
   START_TERMINAL = 2,  // all three are a terminal of its own; implies INPUT
+  START_HELD = 4,  // outlives its connection, to be taken up by the next one
+};
+
+enum Feature {
+  FEATURE_HELD = 1,  // START_HELD, HELD and ATTACH are known
 };
 
 // On two pipes that outlive a server (option `renew`), SIGUSR1 from outside the

@@ -70,6 +70,12 @@ void request_dispatch(Agent *agent, const Frame *frame) {
   case FRAME_START:
     session_start(agent, frame);
     break;
+  case FRAME_HELD:
+    session_list(agent, frame);
+    break;
+  case FRAME_ATTACH:
+    session_attach(agent, frame);
+    break;
   case FRAME_PUT:
     put_start(agent, frame);
     break;

@@ -18,6 +18,9 @@ typedef struct Session {
   bool terminal;
   bool eof;        // the server sends no more
   bool line_open;  // the terminal has been sent a part of a line
+  uint8_t flags;   // of StartFlag
+  uint32_t key;    // of one that is held
+  char *note;      // its server's, for the next one; NULL: it is not held
   uint8_t *bytes;  // WINDOW bytes or NULL, [start, end) wait for the program
   size_t start, end;
 } Session;
@@ -145,11 +148,13 @@ static void on_resize(Agent *agent, Channel *channel, const Frame *frame) {
   if (ours >= 0) pty_resize(ours, columns, rows);
 }
 
-// Pipes: the input ends, the output is thrown away, the program goes on. A
-// terminal is hung up, as when its window is closed.
+// The output is thrown away, the program goes on. One that is held keeps its
+// input too. Else that ends, and a terminal is hung up, as when its window is
+// closed.
 static void on_lost(Agent *agent, Channel *channel) {
   Session *session = (Session *)channel;
   command_on_lost(agent, channel);
+  if (session->note) return;
   if (session->terminal) {
     close_input(session);
     close_fd(&session->command.terminal);
@@ -163,6 +168,7 @@ static void destroy(Agent *agent, Channel *channel) {
   Session *session = (Session *)channel;
   agent->session_count--;
   close_input(session);
+  free(session->note);
   command_release(agent, &session->command);
   free(session);
 }
@@ -231,6 +237,14 @@ static int launch(Agent *agent, Session *session, const StartRequest *request) {
   return error;
 }
 
+static int hold(Agent *agent, Session *session, const char *note) {
+  session->note = strdup(note);
+  if (!session->note) return ENOMEM;
+  session->key = ++agent->last_key;
+  session->command.held = true;
+  return 0;
+}
+
 void session_start(Agent *agent, const Frame *frame) {
   StartRequest request;
   Session *session = NULL;
@@ -244,9 +258,60 @@ void session_start(Agent *agent, const Frame *frame) {
   if (session) {
     agent->session_count++;
     session->input = session->place = -1;
-    error = launch(agent, session, &request);
+    session->flags = request.flags;
+    if (request.note) error = hold(agent, session, request.note);
+    if (!error) error = launch(agent, session, &request);
     if (error) session->command.channel.over = true;
   }
   start_request_free(&request);
   if (error) out_fail(agent, frame->id, error, "start a program", "");
+}
+
+// A session that waits for a server, from `channel` on; NULL without one.
+static Session *next_waiting(Channel *channel) {
+  while (channel && (channel->kind != &session_kind || channel->over ||
+                     !channel->detached || !((Session *)channel)->note))
+    channel = channel->next;
+  return (Session *)channel;
+}
+
+static void tell_held(Agent *agent, uint32_t id, const Session *session) {
+  size_t length = strlen(session->note);
+  uint8_t *at = out_reserve(agent, 13 + length + 1);
+  if (!at) return;
+  put_u32(at, session->key);
+  put_u32(at + 4, (uint32_t)session->command.started);
+  at[8] = session->flags;
+  put_u32(at + 9, (uint32_t)length);
+  memcpy(at + 13, session->note, length + 1);
+  out_commit(agent, FRAME_HOLDS, id, 13 + length + 1);
+}
+
+void session_list(Agent *agent, const Frame *frame) {
+  uint8_t count[8];
+  uint64_t told = 0;
+  Session *session = next_waiting(agent->channels);
+  for (; session; session = next_waiting(session->command.channel.next)) {
+    tell_held(agent, frame->id, session);
+    told++;
+  }
+  put_u64(count, told);
+  out_frame(agent, FRAME_DONE, frame->id, count, sizeof(count));
+}
+
+void session_attach(Agent *agent, const Frame *frame) {
+  Cursor cursor = frame_cursor(frame);
+  uint32_t key = take_u32(&cursor);
+  Session *session = next_waiting(agent->channels);
+  while (session && session->key != key)
+    session = next_waiting(session->command.channel.next);
+  if (!cursor_ended(&cursor) || !session) {
+    out_fail(agent, frame->id, ESRCH, "take up a program", "");
+    return;
+  }
+  command_attach(agent, &session->command, frame->id);
+  if (session->input >= 0)
+    out_credit(agent, frame->id, WINDOW - (session->end - session->start));
+  else if (session->flags & (START_INPUT | START_TERMINAL) && !session->eof)
+    go_deaf(agent, session);
 }

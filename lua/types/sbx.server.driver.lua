@@ -160,6 +160,7 @@ function Box:release() end
 ---@field env? table<string, string>
 ---@field stdin? boolean       its standard input stays open for `write`; else /dev/null
 ---@field pty? {cols: integer, rows: integer}  on a terminal of its own, which is then all of its input and output
+---@field note? string         of an agent that `holds`: the program outlives the connection, and this is how the next one knows it
 
 local Agent = {}
 

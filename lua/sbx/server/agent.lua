@@ -19,6 +19,7 @@ local agent = {}
 ---@field closed boolean   true once the socket has ended
 ---@field reason? string   why
 ---@field environment? table<string, string>  what every command has, unless its own says else
+---@field holds boolean    it keeps programs with a note for the next connection
 ---@field private link sbx.server.Link
 local Agent = {}
 Agent.__index = Agent
@@ -254,6 +255,21 @@ function Agent:start(options)
   return session.start(self.link, options, self.environment)
 end
 
+---The programs with a note that an earlier connection has left.
+---@async
+---@return sbx.server.HeldProgram[]
+function Agent:held()
+  return self.holds and session.held(self.link) or {}
+end
+
+---Takes up one of those. Raises `io` ESRCH when there is no such program.
+---@async
+---@param one sbx.server.HeldProgram
+---@return sbx.server.Session
+function Agent:attach(one)
+  return session.attach(self.link, one)
+end
+
 -- ------------------------------------------------------------------- the end
 
 ---Tells the agent to end, and with it everything inside: also one that listens,
@@ -283,9 +299,12 @@ function agent.attach(stream, on_end)
   end)
 
   local version
+  self.holds = false
   local call = self.link:call("wait for the agent", {
     [link.HELLO] = function(call, frame)
       version = unpack(">I4", frame)
+      -- Sandboxes that are kept have the agents of earlier days.
+      if #frame >= 12 then self.holds = unpack(">I4", frame, 9) & link.FEATURE_HELD ~= 0 end
       call:finish()
     end,
   })

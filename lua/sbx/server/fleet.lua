@@ -29,6 +29,7 @@ local task = require("sbx.task")
 ---@field notice fun(text: string)
 ---@field scope sbx.Scope  where boots and clocks run
 ---@field expose_at {host: string, name?: string}|nil
+---@field resume? fun(record: sbx.server.Sandbox, session: sbx.server.Session, noted: table)  goes on with a client's program that an earlier server has started
 ---@field private max_active integer
 ---@field private queue sbx.server.Sandbox[]  waiting to be booted, from `first` to `last`
 ---@field private first integer

@@ -3,6 +3,7 @@
 
 local egress = require("sbx.server.egress")
 local errors = require("sbx.errors")
+local note = require("sbx.server.rpc.note")
 local sandbox = require("sbx.server.sandbox")
 local start = require("sbx.server.fleet_start")
 local task = require("sbx.task")
@@ -10,7 +11,7 @@ local time = require("sbx.core.time")
 
 local life = {}
 
-local KILL_SECONDS = 10
+local KILL_SECONDS, TAKE_UP_SECONDS = 10, 10
 -- Past its lifetime a sandbox ends by itself, should the server have forgotten.
 local LIFETIME_SLACK = 300
 
@@ -179,8 +180,9 @@ function life.may_outlive(fleet, record)
     and not record:ended()
 end
 
--- From RUNNING to the end of the sandbox or of the server.
-local function live_on(fleet, record, made)
+-- From RUNNING to the end of the sandbox or of the server. `running` is the start command,
+-- where it has begun before.
+local function live_on(fleet, record, made, running)
   local _ <close> = setmetatable({}, {
     __close = function()
       if life.may_outlive(fleet, record) then
@@ -192,7 +194,7 @@ local function live_on(fleet, record, made)
   })
   local start_command = task.pspawn(start.run, record, function()
     fleet:save(record)
-  end)
+  end, running)
   watch_time(fleet, record)
   start_command:cancel("sandbox ended")
 end
@@ -226,6 +228,36 @@ local function go_on(fleet, record, made)
   fleet.events:add("adopted", record.id)
 end
 
+-- Takes up one program that an earlier server has started. Returns it if it is the start
+-- command.
+local function take_up_program(fleet, record, held)
+  local noted = note.decode(held.note)
+  local session = record.box.agent:attach(held)
+  if noted and noted.kind == "start" then return session end
+  if noted and noted.kind == "rpc" and fleet.resume then
+    fleet.resume(record, session, noted)
+  else
+    session:close() -- nobody could ever name it
+  end
+  return nil
+end
+
+-- The same for all of them. One that cannot be had is no reason to give up the sandbox, nor
+-- is an agent that says nothing of them one to wait for it.
+local function take_up_programs(fleet, record)
+  local agent, running = record.box.agent, nil
+  if not agent.holds then return nil end
+  local in_time = task.move_on(TAKE_UP_SECONDS, function()
+    for _, held in ipairs(errors.try(agent.held, agent) or {}) do
+      local found, problem = errors.try(take_up_program, fleet, record, held)
+      running = running or found
+      if problem then record.logs:add("a program was not taken up: " .. tostring(problem)) end
+    end
+  end)
+  if not in_time then record.logs:add("its programs were not taken up in time") end
+  return running
+end
+
 local function report_gone(fleet, record, problem)
   local reason = "server restarted"
   if problem then reason = reason .. ": " .. tostring(problem) end
@@ -252,8 +284,9 @@ function life.take_up(fleet, record, settled)
     report_gone(fleet, record, failure)
     return
   end
+  local running = take_up_programs(fleet, record)
   settled:wake()
-  live_on(fleet, record, made)
+  live_on(fleet, record, made, running)
 end
 
 return life

@@ -8,6 +8,9 @@ local validate = require("sbx.server.validate")
 
 local start = {}
 
+---What is noted of it with the agent, for a server that takes the sandbox up again.
+start.NOTE = '{"kind":"start"}'
+
 -- What one line of a log may hold back until its end.
 local MAX_PART = 8192
 -- A command that writes without end gets so much of our attention, and no more.
@@ -53,15 +56,20 @@ end
 ---@async
 ---@param record sbx.server.Sandbox  with its box
 ---@param save fun()
-function start.run(record, save)
+---@param running? sbx.server.Session  the command, begun by an earlier server
+function start.run(record, save, running)
   local command = record.spec.start_command
-  if not command or command == validate.IDLE_COMMAND or record.start_begun then return end
-  record.start_begun = true
-  save()
+  if not command or command == validate.IDLE_COMMAND then return end
+  if record.start_begun and not running then return end
   local agent = record.box.agent
+  if not record.start_begun then
+    record.start_begun = true
+    save()
+  end
   local ok, result = pcall(function()
-    local session = agent:start {
+    local session = running or agent:start {
       argv = argv_of(command), cwd = sandbox.MOUNT_PATH, env = record:environment(),
+      note = agent.holds and start.NOTE or nil,
     }
     log_output(session, record.logs)
     return session.exit_code

@@ -16,11 +16,14 @@ local link = {}
 
 link.EXEC, link.PUT, link.GET, link.STAT, link.DIAL, link.KILL = 1, 2, 3, 4, 5, 6
 link.SHUTDOWN, link.START, link.RESIZE, link.SIGNAL = 7, 8, 9, 10
+link.HELD, link.ATTACH = 11, 12
 link.DATA, link.EOF, link.CREDIT = 16, 17, 18
 link.HELLO, link.OUT, link.ERR, link.EXIT, link.OPENED = 32, 33, 34, 35, 36
 link.STATED, link.DONE, link.FAIL, link.STARTED, link.DEAF = 37, 38, 39, 40, 41
+link.HOLDS = 42
 
 link.VERSION = 2
+link.FEATURE_HELD = 1
 link.FRAME_LIMIT = 1024 * 1024
 link.CHUNK = 64 * 1024
 link.WINDOW = 256 * 1024

@@ -10,7 +10,9 @@ local pack, unpack = string.pack, string.unpack
 local session = {}
 
 -- The same in agent_protocol.h.
-local START_INPUT, START_TERMINAL = 1, 2
+local START_INPUT, START_TERMINAL, START_HELD = 1, 2, 4
+local MAX_NOTE = 32 * 1024
+local MAX_HELD = 256 -- SESSION_LIMIT
 local EXIT_SIGNALLED = 16
 -- What terminals that know nothing better are taken for.
 local TERMINAL_TYPE = "xterm-256color"
@@ -27,8 +29,9 @@ local TERMINAL_TYPE = "xterm-256color"
 ---@class sbx.server.Session
 ---@field private call sbx.server.Call
 ---@field private inbox sbx.server.SessionInbox
----@field private input boolean     it has a standard input that may be written
----@field private terminal boolean
+---@field input boolean     it has a standard input that may be written
+---@field terminal boolean
+---@field private held boolean   it outlives the link; only `close` ends it
 local Session = {}
 Session.__index = Session
 
@@ -95,7 +98,11 @@ function Session:close()
 end
 
 Session.__close = Session.close
-Session.__gc = Session.close
+
+function Session:__gc()
+  -- The next server takes up what is held.
+  if not self.held then self:close() end
+end
 
 -- `holder` holds the session weakly.
 local function handlers(inbox, holder, names)
@@ -154,12 +161,37 @@ end
 local function payload_of(opts, base)
   local cols, rows = terminal_size(opts.pty)
   local flags = (opts.stdin and START_INPUT or 0) | (cols and START_TERMINAL or 0)
+    | (opts.note and START_HELD or 0)
   local env = fields.merge(base, opts.env)
   if cols and not env.TERM then env.TERM = TERMINAL_TYPE end
   return pack(">BI2I2", flags, cols or 0, rows or 0)
     .. fields.cwd(opts.cwd)
     .. fields.arguments(opts.argv)
     .. fields.environment(env)
+    .. (opts.note and fields.text(opts.note, "note", MAX_NOTE, "E2BIG") or "")
+end
+
+-- A session of `to` that asks for nothing yet.
+local function new(to, what, terminal, input)
+  local inbox = { pieces = {}, channels = {}, first = 1, last = 0 }
+  local holder = setmetatable({}, { __mode = "v" })
+  local names = { out = terminal and "pty" or "stdout", err = "stderr" }
+  local call = to:call(what, handlers(inbox, holder, names))
+  local self = setmetatable({
+    call = call, inbox = inbox, input = input, terminal = terminal, held = false,
+  }, Session)
+  holder[1] = self
+  return self
+end
+
+-- Sends what makes it a program's, and waits until that runs.
+local function begin(self, type, payload)
+  self.call:send(type, payload)
+  local ok, failure = pcall(await_start, self)
+  if ok then return self end
+  -- What was only to be taken up is not ours to end.
+  if type == link.START then self:close() end
+  error(failure, 0)
 end
 
 ---Starts a program and waits until it runs.
@@ -170,27 +202,58 @@ end
 ---@return sbx.server.Session
 function session.start(to, options, base)
   local opts = check.options(options, {
-    argv = check.none, cwd = "", env = {}, stdin = false, pty = check.none,
+    argv = check.none, cwd = "", env = {}, stdin = false, pty = check.none, note = check.none,
   })
   local payload = payload_of(opts, base)
   local what = "start " .. opts.argv[1]:sub(1, 200)
   if opts.cwd ~= "" then what = what .. " in " .. opts.cwd end
 
-  local terminal = opts.pty ~= nil
-  local inbox = { pieces = {}, channels = {}, first = 1, last = 0 }
-  local holder = setmetatable({}, { __mode = "v" })
-  local names = { out = terminal and "pty" or "stdout", err = "stderr" }
-  local call = to:call(what, handlers(inbox, holder, names))
-  local self = setmetatable({
-    call = call, inbox = inbox, input = terminal or opts.stdin, terminal = terminal,
-  }, Session)
-  holder[1] = self
-  call:send(link.START, payload)
+  local self = new(to, what, opts.pty ~= nil, opts.pty ~= nil or opts.stdin)
+  self.held = opts.note ~= nil
+  return begin(self, link.START, payload)
+end
 
-  local ok, failure = pcall(await_start, self)
-  if ok then return self end
-  self:close()
-  error(failure, 0)
+---@class sbx.server.HeldProgram
+---@field key integer
+---@field note string       that it was started with; whoever is inside may have changed it
+---@field terminal boolean
+---@field input boolean
+
+---The programs with a note that an earlier connection has left, in the order of their start.
+---@async
+---@param to sbx.server.Link
+---@return sbx.server.HeldProgram[]
+function session.held(to)
+  local list = {}
+  local call <close> = to:call("look for programs", {
+    [link.HOLDS] = function(_, frame)
+      local key, _, flags, note = unpack(">I4I4Bs4", frame)
+      if #list >= MAX_HELD or #note > MAX_NOTE then error("more programs than there can be", 0) end
+      local terminal = flags & START_TERMINAL ~= 0
+      list[#list + 1] = {
+        key = key, note = note, terminal = terminal, input = terminal or flags & START_INPUT ~= 0,
+      }
+    end,
+  })
+  call:send(link.HELD)
+  call:await("programs of an earlier server")
+  table.sort(list, function(a, b)
+    return a.key < b.key
+  end)
+  return list
+end
+
+---Takes up one of them. What it has written meanwhile is lost; where it has ended, that is
+---what comes next.
+---@async
+---@param to sbx.server.Link
+---@param one sbx.server.HeldProgram
+---@return sbx.server.Session
+function session.attach(to, one)
+  local self = new(to, "take up a program", one.terminal, one.input)
+  self.held = true
+  self.call.window = 0 -- until we are told how much it takes
+  return begin(self, link.ATTACH, pack(">I4", one.key))
 end
 
 return session

@@ -6,6 +6,7 @@ local connect = require("sbx.server.rpc.connect")
 local errors = require("sbx.errors")
 local log = require("sbx.log")
 local messages = require("sbx.sandbox.rpc.messages")
+local note = require("sbx.server.rpc.note")
 local program = require("sbx.server.rpc.program")
 local registry = require("sbx.server.rpc.registry")
 local sandbox = require("sbx.server.sandbox")
@@ -141,6 +142,21 @@ local function result_of(session, item)
   return session.exit_code == 0 and "success" or "failure"
 end
 
+-- Follows a program to its end, in a task of the server: it outlives the connection that
+-- it was started by.
+local function follow(server, record, one, seconds, argv)
+  local programs, session = registry.of(record), one.session
+  local ended = server.execs:began(record, shown(argv))
+  server.fleet.scope:pspawn(one.follow, one, seconds, {
+    lost = function() return lost(record) end,
+    out_of_memory = function() return server.fleet:out_of_memory(record) end,
+    on_end = function(item)
+      ended(result_of(session, item), session.exit_code)
+      programs:retire(one)
+    end,
+  })
+end
+
 -- Starts a program. Returns it, and what sets it going once somebody watches.
 ---@async
 local function start(server, record, message, seconds)
@@ -148,6 +164,7 @@ local function start(server, record, message, seconds)
   local _ <close> = programs:take_place()
   programs:check_names(message)
   local options = wanted_program(record, message)
+  if record.box.agent.holds then options.note = note.encode(message, seconds) end
   local session = launch(record, options)
   -- Another one may have taken the tag meanwhile.
   local free, taken = pcall(programs.check_names, programs, message)
@@ -162,17 +179,25 @@ local function start(server, record, message, seconds)
   })
   programs:add(one)
   return one, function()
-    local ended = server.execs:began(record, shown(options.argv))
-    -- In a task of the server: it outlives the connection that it was started by.
-    server.fleet.scope:pspawn(one.follow, one, seconds, {
-      lost = function() return lost(record) end,
-      out_of_memory = function() return server.fleet:out_of_memory(record) end,
-      on_end = function(item)
-        ended(result_of(session, item), session.exit_code)
-        programs:retire(one)
-      end,
-    })
+    follow(server, record, one, seconds, options.argv)
   end
+end
+
+---Goes on with a program that an earlier server has started: it is found and listed again.
+---@param server sbx.server.Server
+---@param record sbx.server.Sandbox
+---@param session sbx.server.Session
+---@param noted table  as `note.decode` gives it
+function rpc.resume(server, record, session, noted)
+  local programs, tag = registry.of(record), noted.tag
+  if not pcall(programs.check_names, programs, { tag = tag }) then tag = nil end
+  local one = program.new(session, {
+    tag = tag, uuid = noted.uuid, command = noted.command, terminal = session.terminal,
+    stdin = session.input and not session.terminal,
+  })
+  programs:add(one)
+  follow(server, record, one, noted.seconds, { noted.command.cmd, table.unpack(
+    noted.command.args) })
 end
 
 -- The same for a start that may be sent again: the second one finds what the first made.

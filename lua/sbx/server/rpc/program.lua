@@ -18,7 +18,7 @@ local task = require("sbx.task")
 ---@field over boolean
 ---@field item table|nil         how it ended, for who comes late
 ---@field ended_at number|nil    monotonic seconds
----@field private session sbx.server.Session
+---@field session sbx.server.Session
 ---@field private watchers table<sbx.Channel, boolean>
 ---@field private writing sbx.sync.Mutex
 ---@field private done table<string, sbx.Task>  what was asked for under an id
