@@ -58,7 +58,7 @@ test("bwrap disk: sandboxes together leave the reserve free, and see a full disk
     assert(guard.reserve == 200 * MIB)
     local one, write, said = new_box(driver, "greedy")
     local two, beside, also_said = new_box(driver, "beside")
-    assert(beside(WRITE:format("own", 64)).exit_code == 0)
+    assert(beside(WRITE:format("own", 192)).exit_code == 0)
     local result
     for step = 1, 200 do
       result = write(WRITE:format("f" .. step, 4))
@@ -73,7 +73,7 @@ test("bwrap disk: sandboxes together leave the reserve free, and see a full disk
     -- The neighbour is full too, but keeps what it has, and can write over it.
     assert(beside(WRITE:format("more", 16)).stderr:find("No space left", 1, true))
     assert(beside("cat /tmp/mark").stdout == "mark\n")
-    local over = beside(WRITE:format("own", 64):gsub("conv=", "conv=notrunc,"))
+    local over = beside(WRITE:format("own", 192):gsub("conv=", "conv=notrunc,"))
     assert(over.exit_code == 0, over.stderr)
 
     -- Nothing new is begun, and why is said.
