@@ -22,7 +22,10 @@ async function send(method, path, options = {}) {
     referrerPolicy: "no-referrer",
   });
   if (response.status === 401) throw new KeyRefused("The server does not know this key.");
-  const body = await response.json().catch(() => ({}));
+  const body = await response.json().catch((failure) => {
+    if (options.signal?.aborted) throw failure; // in the middle of the answer
+    return {};
+  });
   if (response.ok) return body;
   const failure = new Error(String(body.detail ?? `The server answered ${response.status}.`));
   failure.status = response.status;
