@@ -1,5 +1,6 @@
 -- A headless Chromium, driven by its DevTools protocol through our own WebSocket client.
 
+local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local encoding = require("sbx.encoding")
 local errors = require("sbx.errors")
 local fs = require("sbx.fs")
@@ -12,6 +13,7 @@ local browser = {}
 
 ---@class support.Browser
 ---@field requests string[]     URLs that the page asked for
+---@field pending table<string, boolean>  ids of requests that have not ended
 ---@field complaints string[]   what the console and the browser's log said: CSP, scripts
 local Browser = {}
 Browser.__index = Browser
@@ -42,6 +44,10 @@ local function on_event(self, message)
   local params = message.params
   if message.method == "Network.requestWillBeSent" then
     table.insert(self.requests, params.request.url)
+    self.pending[params.requestId] = true
+  elseif message.method == "Network.loadingFinished"
+    or message.method == "Network.loadingFailed" then
+    self.pending[params.requestId] = nil
   elseif message.method == "Log.entryAdded" then
     table.insert(self.complaints, params.entry.source .. ": " .. params.entry.text)
   elseif message.method == "Runtime.exceptionThrown" then
@@ -106,9 +112,21 @@ function Browser:await(expression)
   if ok then return end
   if errors.is_error(failure) and failure.kind == "timeout" then
     local seen = self:eval("document.body.innerText"):sub(1, 2000)
-    error("never came true: " .. expression .. "\n" .. seen, 2)
+    error(("never came true: %s\n%s\n%s\nasked for: %s"):format(expression, seen,
+      table.concat(self.complaints, "\n"), table.concat(self.requests, " ", 1,
+      math.min(#self.requests, 40))), 2)
   end
   error(failure, 0)
+end
+
+---Whether the page, whose requests have all ended, begins none for `seconds`, by its own
+---clock, which may stand still on a busy machine.
+---@async
+function Browser:is_quiet(seconds)
+  local before = #self.requests
+  if next(self.pending) then return false end
+  self:eval(("new Promise((resolve) => setTimeout(resolve, %d))"):format(seconds * 1000))
+  return #self.requests == before
 end
 
 ---Goes to a page and waits for it.
@@ -138,15 +156,33 @@ function Browser:press(key)
   self:send("Input.dispatchKeyEvent", event)
 end
 
+-- The middle of an element, once two frames have been drawn with it there and nothing
+-- is above it: a mouse hits what is on the screen. Null while that is not so.
+local MIDDLE = [[(async () => {
+  const middle = () => {
+    const node = document.querySelector(%s);
+    node?.scrollIntoView({ block: "nearest" });
+    const { x, y, width, height } = node?.getBoundingClientRect() ?? {};
+    return { node, x: x + width / 2, y: y + height / 2 };
+  };
+  const frame = () => new Promise((resolve) => requestAnimationFrame(resolve));
+  const before = middle();
+  await frame();
+  await frame();
+  const { node, x, y } = middle();
+  const same = node && node === before.node && x === before.x && y === before.y;
+  return same && node.contains(document.elementFromPoint(x, y)) ? { x, y } : null;
+})()]]
+
 ---Clicks in the middle of the first element that a selector finds.
 ---@async
 function Browser:click(selector)
-  local at = self:eval(([[(() => {
-    const node = document.querySelector(%s);
-    node.scrollIntoView({ block: "nearest" });
-    const { x, y, width, height } = node.getBoundingClientRect();
-    return { x: x + width / 2, y: y + height / 2 };
-  })()]]):format(json.encode(selector)))
+  local at
+  task.timeout(WAIT_SECONDS, function()
+    repeat
+      at = self:eval(MIDDLE:format(json.encode(selector)))
+    until type(at) == "table"
+  end)
   for _, kind in ipairs({ "mousePressed", "mouseReleased" }) do
     self:send("Input.dispatchMouseEvent", {
       type = kind, x = at.x, y = at.y, button = "left", clickCount = 1,
@@ -180,7 +216,7 @@ local SWITCHES = {
 function browser.start()
   local path = find()
   local home = fs.tmpdir()
-  local argv = { path, table.unpack(SWITCHES) }
+  local argv = { "python3", here .. "peers/without_netlink.py", path, table.unpack(SWITCHES) }
   argv[#argv + 1] = "--user-data-dir=" .. home.path
   argv[#argv + 1] = "about:blank"
   local child = process.spawn(argv, {
@@ -188,7 +224,7 @@ function browser.start()
   })
   local self = setmetatable({
     child = child, home = home, number = 0, waiting = {}, answers = {}, requests = {},
-    complaints = {},
+    pending = {}, complaints = {},
   }, Browser)
   local ok, failure = pcall(function()
     local url = task.timeout(WAIT_SECONDS, address_of, child)

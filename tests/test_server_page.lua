@@ -101,7 +101,7 @@ test("events: those who wait do not hold up the end of the server", function()
     task.sleep(0.05)
     -- Sooner than those who wait would be answered by themselves, and than the server's
     -- patience with requests under way is over.
-    task.timeout(60, api.server.stop, api.server)
+    task.timeout(20, api.server.stop, api.server)
     waiting:pjoin()
   end, { drain = 60 })
   assert(status == 200, status)
