@@ -24,7 +24,7 @@ local SIZES = { 0, 1, 3, 4, 5, 7, 8, 9, 20, 21, 22, 100, 4096, 65535, 65536, 655
 local NUMBERS = {
   0, 1, 2, 4, 9, 255, 4095, 4096, 65536, 262144, 0x7fffffff, 0x80000000, 0xffffffff,
 }
-local TYPES = { 16, 17, 18, 33, 34, 35, 36, 37, 38, 39, 40, 41 }
+local TYPES = { 16, 17, 18, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42 }
 
 local function frame(type, id, payload)
   return string.pack(">I4BI4", #payload + 5, type, id) .. payload
@@ -54,6 +54,10 @@ local PAYLOADS = {
   [39] = function(random) return u32(random) .. string.pack(">s4", "x") .. "\0" end,
   [40] = u32,
   [41] = function() return "" end,
+  [42] = function(random)
+    return u32(random) .. u32(random) .. string.char(random(0, 255))
+      .. string.pack(">s4", ("n"):rep(pick(random, SIZES))) .. "\0"
+  end,
 }
 
 local function odd_frame(random)
@@ -87,6 +91,15 @@ local REPLIES = {
   [link.START] = function(id)
     return { frame(40, id, string.pack(">I4", 7)), frame(33, id, "out"), frame(41, id, ""),
       frame(35, id, string.pack(">i4B", 137, 16)) }
+  end,
+  [link.HELD] = function(id)
+    return { frame(42, id, string.pack(">I4I4Bs4", 1, 7, 5, "note") .. "\0"),
+      frame(42, id, string.pack(">I4I4Bs4", 2, 0, 6, "") .. "\0"),
+      frame(38, id, string.pack(">I8", 2)) }
+  end,
+  [link.ATTACH] = function(id)
+    return { frame(40, id, string.pack(">I4", 7)), frame(18, id, string.pack(">I4", 4096)),
+      frame(33, id, "out"), frame(41, id, ""), frame(35, id, string.pack(">i4B", 0, 0)) }
   end,
 }
 
@@ -123,7 +136,7 @@ end
 
 local function lie(random, peer)
   local next_request = reader(peer)
-  peer:write(frame(HELLO, 0, string.pack(">I4I4", link.VERSION, 1)))
+  peer:write(frame(HELLO, 0, string.pack(">I4I4I4", link.VERSION, 1, random(0, 3))))
   for _ = 1, random(1, 60) do
     local how = random(1, 10)
     if how <= 6 then
@@ -180,6 +193,17 @@ local CALLS = {
     assert(not session.exit_code or math.type(session.exit_code) == "integer")
   end,
 }
+
+CALLS[#CALLS + 1] = function(inside, random)
+  for _, held in ipairs(inside:held()) do
+    local session <close> = inside:attach(held)
+    if held.input and random(0, 1) == 0 then session:write(("w"):rep(random(1, 10000))) end
+    repeat
+      local channel, bytes = session:read()
+      assert(channel == nil or #bytes > 0)
+    until not channel
+  end
+end
 
 -- Any failure must be an error object, whatever was said.
 local function attempt(call, inside, random, limit)
