@@ -25,7 +25,7 @@ static _Noreturn void fuzz_exit(int status);
 // The helper itself, whose one socket and end are the fuzzer's.
 #define read fuzz_read
 #define write fuzz_write
-#define _exit fuzz_exit
+#define _exit fuzz_exit  // NOLINT(bugprone-reserved-identifier)
 // NOLINTBEGIN(bugprone-suspicious-include)
 #include "../../runtime/ssh_channel.c"
 #include "../../runtime/ssh_link.c"
