@@ -278,9 +278,7 @@ test("server: stopping it ends sixty sandboxes, booting ones too", { timeout = 1
     end
     local status, body = api:gateway(made[40].id):exec("echo $((6 * 7))")
     assert(status == 200 and body.stdout == "42\n")
-    records = api.server.fleet.store:select(function()
-      return true
-    end)
+    records = api.server.fleet.store:list()
   end)
   for _, record in ipairs(records) do
     assert(record:ended() and record.box == nil)

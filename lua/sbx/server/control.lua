@@ -85,28 +85,26 @@ local function wanted_user(server, caller, user)
   return user
 end
 
--- What a list is asked for, or nil for all. Only what was asked is looked at: the
--- whole fleet goes through it for each page.
-local function list_filter(server, request, caller)
-  local user = wanted_user(server, caller, reply.query(request, "user_id"))
+-- A value of a query, nil when it is empty.
+local function filled(request, name)
+  local given = reply.query(request, name)
+  return given ~= "" and given or nil
+end
+
+-- What a list is asked for; others than the server's own key see what is theirs.
+local function list_query(server, request, caller)
   local labels = {}
   for _, label in ipairs(request.query.labels or {}) do
     if label ~= "" then labels[#labels + 1] = label end
   end
-  local status = reply.query(request, "status") or ""
-  local active = wants_active(request)
-  local team = reply.query(request, "team_id") or ""
-  if caller.admin and not user and not active and status == "" and team == "" and #labels == 0 then
-    return nil
-  end
-  return function(record)
-    if not caller.admin and not keys.may_use(caller, record) then return false end
-    if user and keys.user_id(record) ~= user then return false end
-    if active and record:ended() then return false end
-    if status ~= "" and record.status ~= status then return false end
-    if team ~= "" and record.spec.team_id ~= team then return false end
-    return labels[1] == nil or record:has_labels(labels)
-  end
+  local user = wanted_user(server, caller, reply.query(request, "user_id"))
+  return {
+    labels = labels,
+    user = user or not caller.admin and caller.user_id or nil,
+    team = filled(request, "team_id"),
+    status = filled(request, "status"),
+    active = wants_active(request),
+  }
 end
 
 function control.list(server, request, _, caller)
@@ -114,7 +112,7 @@ function control.list(server, request, _, caller)
   local per_page = positive(request, "per_page", 50, 1000)
   local first = (page - 1) * per_page + 1
   local last = first + per_page - 1
-  local found, total = server.fleet.store:select(list_filter(server, request, caller), first, last)
+  local found, total = server.fleet.store:list(list_query(server, request, caller), first, last)
 
   local views = {}
   for index, record in ipairs(found) do
@@ -193,9 +191,7 @@ function control.bulk_delete(server, request, _, caller)
     end
   end
   if labels then
-    records = server.fleet.store:select(function(record)
-      return not record:ended() and is_meant(record) and record:has_labels(labels)
-    end)
+    records = server.fleet.store:list { labels = labels, active = true, accept = is_meant }
     for index, record in ipairs(records) do
       succeeded[index] = record.id
     end

@@ -1,7 +1,6 @@
 -- Control plane handlers for exposed ports.
 
 local json = require("sbx.json")
-local keys = require("sbx.server.keys")
 local reply = require("sbx.server.reply")
 
 local exposing = {}
@@ -86,9 +85,9 @@ end
 
 function exposing.list_all(server, _, _, caller)
   local found = {}
-  local living = server.fleet.store:select(function(record)
-    return not record:ended() and keys.may_use(caller, record)
-  end)
+  local living = server.fleet.store:list {
+    active = true, user = not caller.admin and caller.user_id or nil,
+  }
   for _, record in ipairs(living) do
     for _, one in pairs(record.exposures) do
       found[#found + 1] = one

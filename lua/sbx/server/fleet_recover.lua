@@ -98,7 +98,7 @@ function recover.run(fleet)
   sweep(fleet)
   for _, record in ipairs(waited) do
     if fleet.keep then
-      record.status = "PENDING"
+      record:set_status("PENDING")
       fleet:enqueue(record)
     else
       fleet:finish(record, "TERMINATED", "server restarted")

@@ -34,7 +34,9 @@ local time = require("sbx.core.time")
 ---@field saved table|nil           what its driver needs to take it up again
 ---@field memory_kills integer      processes that it lost for want of memory
 ---@field egress? sbx.server.Egress   which policy of its network is in force
----@field place integer             in the store
+---@field number? integer           in the order of creation, once in the store
+---@field facets? string[]          what it is found by there; see `sbx.server.store_index`
+---@field index? sbx.server.Index   of the store, to be told of each status
 ---@field log_share integer         bytes of its log in the store's count
 local Sandbox = {}
 Sandbox.__index = Sandbox
@@ -87,8 +89,9 @@ end
 ---@return boolean moved
 function Sandbox:set_status(status)
   if self:ended() then return false end
-  local now = time.wall()
+  local before, now = self.status, time.wall()
   self.status, self.updated_at = status, now
+  if self.index then self.index:moved(self, before) end
   if status == "PROVISIONING" then self.provisioned_at = now end
   if status == "RUNNING" then self.started_at = now end
   if ENDED[status] then self.terminated_at = now end

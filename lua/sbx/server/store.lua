@@ -1,12 +1,13 @@
 -- Where the server keeps its sandboxes: in memory, in the order of creation. Ended ones
 -- stay for those who ask later, but neither for ever nor without end.
 
+local index = require("sbx.server.store_index")
 local time = require("sbx.core.time")
 
 ---@class sbx.server.Store
 ---@field private by_id table<string, sbx.server.Sandbox>
----@field private order (sbx.server.Sandbox|false)[]  oldest first; false: forgotten
----@field private holes integer  how many of `order` are forgotten
+---@field private index sbx.server.Index
+---@field private numbers integer  of sandboxes that were ever added
 ---@field private ended sbx.server.Sandbox[]  in the order of their ends, from `first` to `last`
 ---@field private first integer
 ---@field private last integer
@@ -37,25 +38,13 @@ local MAX_ENDED_LOG, MAX_ENDED_LOGS = 65536, 64 * 1024 * 1024
 function store.new(options)
   local opts = options or {}
   return setmetatable({
-    by_id = {}, order = {}, holes = 0, ended = {}, first = 1, last = 0, logged = 1, log_bytes = 0,
+    by_id = {}, index = index.new(), numbers = 0,
+    ended = {}, first = 1, last = 0, logged = 1, log_bytes = 0,
     max_log_bytes = opts.max_log_bytes or MAX_ENDED_LOGS,
     keep = opts.keep or KEEP,
     keep_seconds = opts.keep_seconds or KEEP_SECONDS,
     on_forget = opts.on_forget or function() end,
   }, Store)
-end
-
--- Closes the holes once they are half of it.
-local function compact(self)
-  if self.holes * 2 < #self.order or self.holes < 64 then return end
-  local kept = {}
-  for _, sandbox in ipairs(self.order) do
-    if sandbox then
-      kept[#kept + 1] = sandbox
-      sandbox.place = #kept
-    end
-  end
-  self.order, self.holes = kept, 0
 end
 
 local function drop_log(self, sandbox)
@@ -71,8 +60,8 @@ local function forget_oldest(self)
     drop_log(self, sandbox)
   end
   self.first = self.first + 1
-  self.order[sandbox.place] = false
-  self.holes = self.holes + 1
+  self.index:remove(sandbox)
+  sandbox.index = nil
   self.by_id[sandbox.id] = nil
   self.on_forget(sandbox)
 end
@@ -83,15 +72,15 @@ function Store:expire()
   while self.first <= self.last and (self.ended[self.first].terminated_at or 0) < oldest do
     forget_oldest(self)
   end
-  compact(self)
 end
 
 ---Takes up a record that has not ended, or one from an earlier server.
 ---@param sandbox sbx.server.Sandbox
 function Store:add(sandbox)
   self.by_id[sandbox.id] = sandbox
-  self.order[#self.order + 1] = sandbox
-  sandbox.place = #self.order
+  self.numbers = self.numbers + 1
+  sandbox.number, sandbox.index = self.numbers, self.index
+  self.index:add(sandbox)
   if sandbox:ended() then self:retire(sandbox) end
 end
 
@@ -110,7 +99,6 @@ function Store:retire(sandbox)
   while self.last - self.first >= self.keep do
     forget_oldest(self)
   end
-  compact(self)
 end
 
 ---@param id any
@@ -119,39 +107,15 @@ function Store:get(id)
   return self.by_id[id]
 end
 
--- The same without a question to each: all count that are there.
-local function select_all(self, first, last)
-  local found, total = {}, 0
-  for index = #self.order, 1, -1 do
-    local sandbox = self.order[index]
-    if sandbox then
-      total = total + 1
-      if total >= first then found[#found + 1] = sandbox end
-      if total == last then break end
-    end
-  end
-  return found, #self.order - self.holes
-end
-
----The sandboxes that `accept` says yes to, newest first: those from `first` to
----`last` of them, and how many there are in all.
----@param accept (fun(sandbox: sbx.server.Sandbox): boolean)|nil  nil: all
+---The sandboxes that a query means, newest first: those from `first` to `last` of them,
+---and how many there are in all.
+---@param query? sbx.server.Query  default: all
 ---@param first? integer
 ---@param last? integer
 ---@return sbx.server.Sandbox[] found
 ---@return integer total
-function Store:select(accept, first, last)
-  first, last = first or 1, last or math.huge
-  if not accept then return select_all(self, first, last) end
-  local found, total = {}, 0
-  for index = #self.order, 1, -1 do
-    local sandbox = self.order[index]
-    if sandbox and accept(sandbox) then
-      total = total + 1
-      if total >= first and total <= last then found[#found + 1] = sandbox end
-    end
-  end
-  return found, total
+function Store:list(query, first, last)
+  return self.index:list(query or {}, first or 1, last or math.huge)
 end
 
 return store
