@@ -1,6 +1,7 @@
 -- What tests expect of a call that must fail.
 
 local errors = require("sbx.errors")
+local task = require("sbx.task")
 
 local expect = {}
 
@@ -36,6 +37,24 @@ function expect.fails(text, fn, ...)
   assert(not ok, "did not fail, expected: " .. text)
   assert(tostring(err):find(text, 1, true), tostring(err))
   return err
+end
+
+---Runs `fn(...)` until `condition(running)` holds, however long that takes, and cancels it
+---then. Expects that it has not come to an end by itself.
+---@async
+---@param condition fun(running: sbx.Task): any
+function expect.cancelled_once(condition, fn, ...)
+  task.scope(function(scope, ...)
+    local running = scope:pspawn(fn, ...)
+    task.timeout(60, function()
+      while not condition(running) do
+        assert(running.status ~= "done" and running.status ~= "failed", running.status)
+        task.sleep(0.002)
+      end
+    end)
+    running:cancel()
+    assert(not running:pjoin(), "it had ended")
+  end, ...)
 end
 
 ---Whether `text` is in any string that can be reached from `value`.

@@ -74,7 +74,7 @@ done]]
 ---@async
 function support.await_nothing(box, but)
   local left
-  local in_time = task.move_on(15, function()
+  local in_time = task.move_on(60, function()
     repeat
       left = box:exec(PROCESSES .. "\nls -A /tmp").stdout
       if but then left = left:gsub(but, "") end

@@ -17,7 +17,7 @@ test("exec: a deadline is kept though the client is killed", { timeout = 180 }, 
       local client = require("sbx.sandbox").client()
       client:execute_command(%q, "trap '' TERM; (trap '' TERM; setsid sleep 4711 &) "
         .. "; echo begun; while :; do sleep 4712; done", {
-        deadline = 1, on_stdout = function() print("begun") end,
+        deadline = 4, on_stdout = function() print("begun") end,
       })]]):format(box.id) }, {
       PRIME_API_KEY = client.config.api_key, PRIME_API_BASE_URL = client.base_url,
     })

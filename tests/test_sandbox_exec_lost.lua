@@ -2,6 +2,7 @@
 -- and what is said of it is true.
 
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
+local expect = dofile(here .. "expect.lua")
 local support = dofile(here .. "sandbox_exec_support.lua")
 local api, kind = support.api, support.kind
 local task = require("sbx.task")
@@ -173,7 +174,7 @@ test("spool: a start cancelled on its way, which arrives later, does not run", f
     return api.HANG
   end)
   support.with_relay(handler, function(client, box)
-    assert(not task.move_on(0.3, spooled, client))
+    expect.cancelled_once(function() return late end, spooled, client)
     assert(late().exit_code == 76)
     task.sleep(0.2)
     assert(runs_of(box) == 0)

@@ -173,13 +173,13 @@ test("exec: a deadline kills all that was started, whatever it ignores", functio
   support.with_box(function(box)
     local seen = ""
     local err = failure(box.exec, box, STUBBORN, {
-      deadline = 1, on_stdout = function(part) seen = seen .. part end,
+      deadline = 3, on_stdout = function(part) seen = seen .. part end,
     })
-    assert(err.kind == "command_timeout" and err.outcome == "exited" and err.timeout == 1)
+    assert(err.kind == "command_timeout" and err.outcome == "exited" and err.timeout == 3)
     assert(seen == "begun\n")
     support.await_nothing(box)
 
-    err = failure(box.exec, box, "echo partly; sleep 4711", { timeout = 1, spool = true })
+    err = failure(box.exec, box, "echo partly; sleep 4711", { timeout = 3, spool = true })
     assert(err.kind == "command_timeout" and err.stdout == "partly\n")
     support.await_nothing(box)
     -- What a command leaves behind on purpose lives on.

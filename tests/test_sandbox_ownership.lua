@@ -10,6 +10,7 @@ local task = require("sbx.task")
 
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local api = dofile(here .. "peers/api.lua")
+local expect = dofile(here .. "expect.lua")
 
 local WANTED = { name = "a", docker_image = "python:3.11-slim" }
 
@@ -64,11 +65,11 @@ end)
 test("ownership: __close deletes while cancelled", function()
   local server <close> = api.start({ exec = function() return api.HANG end })
   local client <close> = server:client()
-  local done = task.move_on(0.3, function()
+  expect.cancelled_once(function() return server:count("exec") == 1 end, function()
     local box <close> = client:create(WANTED)
     box:exec("sleep 1000")
   end)
-  assert(not done and next(server.sandboxes) == nil)
+  assert(next(server.sandboxes) == nil)
 end)
 
 test("ownership: a finalizer of the script that calls client:delete while cancelled", function()
@@ -368,7 +369,9 @@ test("ownership: a create that waits for its turn is not made once cancelled", f
     create = function() return 429, { detail = "later" }, { ["retry-after"] = "30" } end,
   })
   local client <close> = server:client()
-  assert(not task.move_on(0.1, client.create, client, WANTED))
+  expect.cancelled_once(function(running)
+    return server:count("create") == 1 and running.waiting_on ~= "http"
+  end, client.create, client, WANTED)
   local text = logged(function() assert(#run.finish() == 0) end)
   assert(text == "" and server:count("create") == 1 and server:count("list") == 0)
 end)

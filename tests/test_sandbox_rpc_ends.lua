@@ -4,6 +4,7 @@ local task = require("sbx.task")
 
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local api = dofile(here .. "peers/api.lua")
+local expect = dofile(here .. "expect.lua")
 local rpc = dofile(here .. "peers/rpc.lua")
 local support = dofile(here .. "vm_support.lua")
 local with_vm, eventually = support.with_vm, support.eventually
@@ -139,27 +140,33 @@ end)
 test("rpc process: a cancelled scope ends it", function()
   with_vm({}, function(client, vm)
     local pid
-    local ok = task.move_on(0.3, function()
+    expect.cancelled_once(function() return pid end, function()
       local p <close> = client:open_process("sbx-1", "sleep 60")
       pid = p.pid
       task.gather({ function() p:read() end, function() p:read("stderr") end })
     end)
-    assert(not ok and vm:count("SendSignal") == 1)
+    assert(vm:count("SendSignal") == 1)
     eventually(function() return not alive(pid) end)
   end)
 end)
 
 test("rpc process: a start that is cancelled leaves nothing running", function()
+  local may_start
   with_vm({
     Start = function()
-      task.sleep(0.3)
+      eventually(function() return may_start end)
       return false
     end,
   }, function(client, vm)
-    for _, limit in ipairs({ 0.1, 0.29 }) do
+    for _, pause in ipairs({ 0.2, 0.01 }) do
       local before = vm:count("Start")
-      assert(not task.move_on(limit, client.open_process, client, "sbx-1", "exec sleep 61"))
-      assert(vm:count("Start") == before + 1)
+      may_start = false
+      local running = task.pspawn(client.open_process, client, "sbx-1", "exec sleep 61")
+      eventually(function() return vm:count("Start") == before + 1 end)
+      running:cancel()
+      task.sleep(pause)
+      may_start = true
+      assert(not running:pjoin() and vm:count("Start") == before + 1)
       eventually(function() return vm.last_process and not alive(vm.last_process.pid) end)
       vm.last_process = nil
     end
@@ -240,10 +247,10 @@ end)
 
 test("rpc process: its deadline ends it", function()
   with_vm({}, function(client, vm)
-    local p <close> = client:open_process("sbx-1", "echo one; sleep 60", { deadline = 0.3 })
+    local p <close> = client:open_process("sbx-1", "echo one; sleep 60", { deadline = 3 })
     assert(p:lines()() == "one")
     local err = api.failure(p.wait, p)
-    assert(err.kind == "command_timeout" and err.timeout == 0.3, tostring(err))
+    assert(err.kind == "command_timeout" and err.timeout == 3, tostring(err))
     assert(vm:count("SendSignal") == 1)
     eventually(function() return not alive(p.pid) end)
   end)

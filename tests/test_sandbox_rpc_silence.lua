@@ -154,11 +154,10 @@ test("exec in a vm: what could not be run is no success, with output as it comes
 
 test("rpc exec: a command whose caller is cancelled does not run on", function()
   with_vm({}, function(client, vm)
-    local running = task.pspawn(client.execute_command, client, "sbx-1", "exec sleep 4797")
-    eventually(function() return vm.last_process end)
-    -- Not before the client knows of it.
-    eventually(function() return running.waiting_on ~= nil end)
-    task.sleep(0.2)
+    local known
+    local running = task.pspawn(client.execute_command, client, "sbx-1",
+      "echo here; exec sleep 4797", { on_stdout = function() known = true end })
+    eventually(function() return known end)
     running:cancel()
     running:pjoin()
     eventually(function() return next(vm.processes) == nil end)

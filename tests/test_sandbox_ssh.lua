@@ -93,10 +93,12 @@ test("ssh: a session closes behind a failure, and one that is gone is closed", f
       error("the first failure", 0)
     end)
     assert(not ok and err == "the first failure" and server:count("close_ssh") == 1)
-    assert(not task.move_on(0.1, function()
+    local opened
+    expect.cancelled_once(function() return opened end, function()
       local _ <close> = box:open_ssh_session()
+      opened = true
       task.sleep(60)
-    end))
+    end)
     assert(server:count("close_ssh") == 2)
   end)
 end)

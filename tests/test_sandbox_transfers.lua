@@ -84,7 +84,7 @@ test("transfers: out of time is told per image; a cancelled task leaves the buil
   with_client({
     results = { { sourceImage = "a", buildId = "b1" }, { sourceImage = "b", buildId = "b2" } },
   }, { b2 = "BUILDING" }, function(client)
-    local rows = client:transfer_images({ "a", "b" }, { timeout = 0.5 })
+    local rows = client:transfer_images({ "a", "b" }, { timeout = 3 })
     assert(rows[1].success and rows[1].status == "COMPLETED")
     assert(not rows[2].success and rows[2].status == "BUILDING" and rows[2].build_id == "b2")
     assert(rows[2].error:find("wait_for_build", 1, true), rows[2].error)

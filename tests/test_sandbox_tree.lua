@@ -1,6 +1,7 @@
 -- Copying trees: up and down again, by what tools there are, and what goes wrong.
 
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
+local expect = dofile(here .. "expect.lua")
 local folder_box = dofile(here .. "peers/folder_box.lua")
 
 local core = require("sbx.core.fs")
@@ -334,14 +335,15 @@ test("tree: cancelled halfway, nothing stays on either side", function()
     end,
   })
   grow(box.path .. "/in")
-  assert(not task.move_on(0.4, box.down, box))
+  expect.cancelled_once(function() return box:count("download") == 1 end, box.down, box)
   await(function() return archives(box) == 0 end)
   test_.equal(fs.list(box.outer.path), { "box", "tree" })
   box.handlers.upload = function(call)
     if call.n == 3 then return folder_box.HANG end
   end
   grow(box.tree)
-  assert(not task.move_on(0.4, box.up, box, { part_size = 20000 }))
+  expect.cancelled_once(function() return box:count("upload") == 3 end, box.up, box,
+    { part_size = 20000 })
   await(function() return archives(box) == 0 end)
 end)
 

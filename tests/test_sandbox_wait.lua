@@ -114,12 +114,12 @@ test("wait: the deadline is total, and says what was seen last", function()
   local server <close> = api.start({ exec = function() return api.HANG end })
   local client <close> = server:client()
   server:add("sbx-1")
-  local err = api.failure(client.wait_for_creation, client, "sbx-1", { timeout = 0.3 })
-  assert(err.kind == "not_running" and err.status == "RUNNING" and err.timeout == 0.3)
+  local err = api.failure(client.wait_for_creation, client, "sbx-1", { timeout = 3 })
+  assert(err.kind == "not_running" and err.status == "RUNNING" and err.timeout == 3)
   assert(err.error_type == "GATEWAY_REACHABILITY_TIMEOUT")
 
   server.handlers.get = function() return 200, api.object("sbx-1", { status = "PENDING" }) end
-  err = api.failure(client.wait_for_creation, client, "sbx-1", { timeout = 0.2 })
+  err = api.failure(client.wait_for_creation, client, "sbx-1", { timeout = 2 })
   assert(err.status == "PENDING" and err.error_type == nil)
 end)
 

@@ -103,7 +103,7 @@ test("bulk wait: Retry-After sets the least pause, and the deadline ends it", fu
   })
   local client <close> = server:client()
   local ids = add_many(server, 2)
-  local err = api.failure(client.bulk_wait_for_creation, client, ids, { timeout = 0.3 })
+  local err = api.failure(client.bulk_wait_for_creation, client, ids, { timeout = 3 })
   assert(err.kind == "not_running" and server:count("list") == 1)
 end)
 
@@ -201,14 +201,14 @@ test("bulk wait: with collect, the others are waited for", function()
   local ids = add_many(server, 4)
   local ready = {}
   local statuses, failures = client:bulk_wait_for_creation(ids, {
-    timeout = 1, on_error = "collect", on_ready = function(id) ready[#ready + 1] = id end,
+    timeout = 4, on_error = "collect", on_ready = function(id) ready[#ready + 1] = id end,
   })
   test.equal(statuses, {
     ["sbx-0001"] = "RUNNING", ["sbx-0002"] = "ERROR", ["sbx-0003"] = "PENDING",
     ["sbx-0004"] = "RUNNING",
   })
   assert(#ready == 2 and failures["sbx-0002"].kind == "image_pull")
-  assert(failures["sbx-0003"].timeout == 1 and failures["sbx-0001"] == nil)
+  assert(failures["sbx-0003"].timeout == 4 and failures["sbx-0001"] == nil)
 end)
 
 test("bulk wait: what on_ready raises ends it", function()

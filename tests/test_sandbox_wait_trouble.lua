@@ -46,10 +46,10 @@ test("wait: trouble that does not pass ends with the deadline, and is named", fu
   local client <close> = server:client()
   local ids = add_many(server, 2)
   for _, err in ipairs({
-    api.failure(client.wait_for_creation, client, ids[1], { timeout = 0.5 }),
-    api.failure(client.bulk_wait_for_creation, client, ids, { timeout = 0.5 }).errors[1],
+    api.failure(client.wait_for_creation, client, ids[1], { timeout = 3 }),
+    api.failure(client.bulk_wait_for_creation, client, ids, { timeout = 3 }).errors[1],
   }) do
-    assert(err.kind == "not_running" and err.status == "unknown" and err.timeout == 0.5)
+    assert(err.kind == "not_running" and err.status == "unknown" and err.timeout == 3)
     assert(err.cause.status == 503 and err.message:find("the database is gone", 1, true))
   end
 end)
@@ -60,7 +60,7 @@ test("wait: that nobody was let through until the deadline is named as well", fu
   })
   local client <close> = server:client()
   server:add("sbx-1")
-  local err = api.failure(client.wait_for_creation, client, "sbx-1", { timeout = 0.3 })
+  local err = api.failure(client.wait_for_creation, client, "sbx-1", { timeout = 3 })
   assert(err.kind == "not_running" and err.cause.status == 429, tostring(err))
   assert(err.message:find("too many", 1, true) and server:count("get") == 1)
 end)
@@ -83,8 +83,8 @@ test("wait: one of whom the API cannot tell holds up no other", function()
   local client <close> = server:client()
   local ids = add_many(server, 2)
   local results = task.settle({
-    function() return client:wait_for_creation(ids[1], { timeout = 20 }) end,
-    function() return client:wait_for_creation(ids[2], { timeout = 0.5 }) end,
+    function() return client:wait_for_creation(ids[1], { timeout = 60 }) end,
+    function() return client:wait_for_creation(ids[2], { timeout = 3 }) end,
   })
   assert(results[1].ok and results[2].error.cause.status == 500)
 end)

@@ -11,6 +11,7 @@ local wire = require("sbx.sandbox.wire")
 
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local api = dofile(here .. "peers/api.lua")
+local expect = dofile(here .. "expect.lua")
 local faults = dofile(here .. "peers/faults.lua")
 local support = dofile(here .. "fault_support.lua")
 
@@ -258,7 +259,9 @@ test("wire: cancelled while it waits out a 429, and while it waits for its turn"
   local list = { op = "list", method = "GET", path = "/sandbox?page=1" }
   for _ = 1, 2 do
     local copy = { op = list.op, method = list.method, path = list.path }
-    assert(not task.move_on(0.05, wire.call, client, copy))
+    expect.cancelled_once(function(running)
+      return server:count("list") == 1 and running.waiting_on and running.waiting_on ~= "http"
+    end, wire.call, client, copy)
   end
   assert(server:count("list") == 1)
 end)
@@ -339,7 +342,10 @@ test("wire: a shielded request is answered although its task is cancelled", func
     op = "create", method = "POST", path = "/sandbox", body = {}, idempotent = true, shield = 5,
   }
   local answer
-  task.move_on(0.02, function() answer = wire.call(client, call) end)
+  local running = task.pspawn(function() answer = wire.call(client, call) end)
+  while server:count("create") == 0 do task.sleep(0.002) end
+  running:cancel()
+  running:pjoin()
   assert(answer and answer.id == "sbx-1" and call.sent)
 end)
 
@@ -375,7 +381,7 @@ end)
 test("wire: cancelled while the server is silent", function()
   local server <close> = faults.start({ get = function() return { hang = true } end })
   local client <close> = server:client()
-  assert(not task.move_on(0.05, send, client, "get"))
+  expect.cancelled_once(function() return server:count("get") == 1 end, send, client, "get")
   assert(server:count("get") == 1)
 end)
 

@@ -2,6 +2,7 @@
 
 local fs = require("sbx.fs")
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
+local expect = dofile(here .. "expect.lua")
 local process = require("sbx.process")
 local task = require("sbx.task")
 local support = dofile(here .. "run_support.lua")
@@ -22,25 +23,32 @@ local function await_end(pid)
 end
 
 test("commands: many run at once, and their callers wait side by side", function()
-  local start = task.now()
+  local dir <close> = fs.tmpdir({ prefix = "commands-" })
+  -- Each ends once all have begun: one after the other they never would.
+  local all = ("cd %s; : > %%d; until [ -e 1 ] && [ -e 10 ]; do sleep 0.02; done; ")
+    :format(dir.path)
   local answers = task.map({ 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 }, function(i)
-    if i % 2 == 0 then return select(3, os.execute("sleep 0.5; exit " .. i)) end
-    local file <close> = io.popen("sleep 0.5; echo " .. i)
+    if i % 2 == 0 then return select(3, os.execute(all:format(i) .. "exit " .. i)) end
+    local file <close> = io.popen(all:format(i) .. "echo " .. i)
     return file:read("n")
   end)
   assert(table.concat(answers, ",") == "1,2,3,4,5,6,7,8,9,10")
-  assert(task.now() - start < 4, "one after the other")
 end)
 
 test("commands: a cancelled os.execute stops its command", function()
   local dir <close> = fs.tmpdir({ prefix = "commands-" })
-  assert(not task.move_on(0.3, os.execute, "echo $$ > " .. dir.path .. "/pid; exec sleep 100"))
+  expect.cancelled_once(function()
+    return fs.exists(dir.path .. "/pid") and fs.read(dir.path .. "/pid"):find("\n")
+  end, os.execute, "echo $$ > " .. dir.path .. "/pid; exec sleep 100")
   await_end(fs.read(dir.path .. "/pid"):match("%d+"))
 end)
 
 test("commands: a cancelled read leaves the command alone, and nothing is lost", function()
-  local file <close> = io.popen("printf one; sleep 0.2; echo ' two'")
+  local dir <close> = fs.tmpdir({ prefix = "commands-" })
+  local file <close> = io.popen(
+    ("printf one; until [ -e %s/on ]; do sleep 0.02; done; echo ' two'"):format(dir.path))
   assert(not task.move_on(0.05, file.read, file))
+  fs.write(dir.path .. "/on", "")
   assert(file:read() == "one two" and file:read() == nil)
   local done, how, code = file:close()
   assert(done and how == "exit" and code == 0)
@@ -156,7 +164,7 @@ end)
 test("commands: without a terminal all that a command started ends with it", function()
   local result = process.run({ "setsid", "-w", require("sbx.core.host").executable(), "-e", [[
     local task = require("sbx.task")
-    task.move_on(0.5, os.execute, "sleep 600 & echo $!; sleep 600 | sleep 600")
+    task.move_on(3, os.execute, "sleep 600 & echo $!; sleep 600 | sleep 600")
   ]] }, { timeout = 60, env = { SBXLUA_SLOW_STEP = "0" } })
   await_end(result.stdout:match("%d+"))
 end)
