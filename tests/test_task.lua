@@ -537,7 +537,7 @@ test("task: yield lets the others run", function()
   assert(table.concat(order, " ") == "child main child")
 end)
 
-test("task: sleeping tasks wake in the order of their times", function()
+test("task: sleeping tasks wake in the order of their times", { clock = "virtual" }, function()
   local order = {}
   task.scope(function(scope)
     for _, ms in ipairs({ 30, 10, 20 }) do
