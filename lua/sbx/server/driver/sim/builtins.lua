@@ -1,7 +1,7 @@
 -- What a simulated shell does by itself, because it changes the shell or its processes.
 
+local files = require("sbx.server.driver.sim.files")
 local process = require("sbx.server.driver.sim.process")
-local shell = require("sbx.server.driver.sim.shell")
 
 local builtins = {}
 
@@ -53,7 +53,7 @@ end
 builtins["."] = function(sh, words, fds)
   local text, code = sh.files:read(sh:resolve(words[2] or ""))
   if not text then
-    sh:fail((words[2] or ".") .. ": " .. shell.words_of(code or "ENOENT"))
+    sh:fail((words[2] or ".") .. ": " .. files.words_of(code or "ENOENT"))
     return sh.status
   end
   local outer = sh.fds

@@ -24,6 +24,18 @@ for path in ("/ /bin /dev /etc /home /mnt /opt /proc /proc/self /root /run /srv 
   BASE[path] = FOLDER
 end
 
+local CODES = { ENOENT = "No such file or directory", EISDIR = "Is a directory",
+  ENOTDIR = "Not a directory", EACCES = "Permission denied", EEXIST = "File exists",
+  ENOSPC = "No space left on device", EBUSY = "Device or resource busy",
+  EINVAL = "Invalid argument" }
+
+---What programs say of a failure.
+---@param code string
+---@return string
+function files.words_of(code)
+  return CODES[code] or code
+end
+
 ---@param workdir string  made at once
 ---@param limit integer  bytes
 ---@return sbx.server.sim.Files

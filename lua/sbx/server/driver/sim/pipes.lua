@@ -4,6 +4,9 @@
 
 local pipes = {}
 
+---Bytes that one program may hand to another, or to its shell.
+pipes.MAX = 16 * 1024 * 1024
+
 ---@class sbx.server.sim.Output
 ---@field write fun(self: sbx.server.sim.Output, bytes: string): boolean|nil, string|nil
 

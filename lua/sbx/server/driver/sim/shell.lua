@@ -5,8 +5,8 @@
 -- function, or because its process was killed) sets `flow`, and everything returns
 -- until that is dealt with. Nothing is raised.
 
-local expand = require("sbx.server.driver.sim.expand")
 local files = require("sbx.server.driver.sim.files")
+local nodes = require("sbx.server.driver.sim.nodes")
 local parse = require("sbx.server.driver.sim.parse")
 local pipes = require("sbx.server.driver.sim.pipes")
 local task = require("sbx.task")
@@ -41,7 +41,6 @@ local shell = {}
 local MAX_STEPS = 300000
 local STEPS_BETWEEN_PAUSES = 500
 local MAX_DEPTH = 150
-local MAX_PIPE = 16 * 1024 * 1024
 
 ---@class sbx.server.sim.World  what the shells of one sandbox share
 ---@field files sbx.server.sim.Files
@@ -109,6 +108,11 @@ local function copy(from)
   return to
 end
 
+---@return table<integer, table>
+function Shell:copy_fds()
+  return copy(self.fds)
+end
+
 ---The same shell once more, whose changes are its own.
 ---@param fds? table
 ---@param process? sbx.server.sim.Process
@@ -125,8 +129,10 @@ end
 
 -- ----------------------------------------------------------- signals and budgets
 
--- Deals with signals; true when the shell is to leave.
-local function must_leave(self)
+---Deals with signals; true when the shell is to leave.
+---@async
+---@return boolean
+function Shell:must_leave()
   local process = self.process
   if process.killed then
     self.flow, self.status = "exit", 128 + process.killed
@@ -156,68 +162,7 @@ local function spend(self)
   return false
 end
 
--- ---------------------------------------------------------------- redirections
-
-local CODES = { ENOENT = "No such file or directory", EISDIR = "Is a directory",
-  ENOTDIR = "Not a directory", EACCES = "Permission denied", EEXIST = "File exists",
-  ENOSPC = "No space left on device", EBUSY = "Device or resource busy",
-  EINVAL = "Invalid argument" }
-
----@param code string
----@return string
-function shell.words_of(code)
-  return CODES[code] or code
-end
-
-local function open_for_reading(self, path)
-  local bytes, code = self.files:read(self:resolve(path))
-  if not bytes then return nil, code end
-  return pipes.text(bytes)
-end
-
-local function open_for_writing(self, path, append)
-  local full = self:resolve(path)
-  if full == "/dev/null" then return pipes.null end
-  local node, code = self.files:open(full, append)
-  if not node then return nil, code end
-  return pipes.file(self.files, node)
-end
-
--- The descriptors with some redirections; nil when one fails, which is told.
-local function redirected(self, redirects)
-  if #redirects == 0 then return self.fds end
-  local fds = copy(self.fds)
-  for _, one in ipairs(redirects) do
-    local stream, code
-    if one.document then
-      stream = pipes.text(expand.text(self, one.document))
-    else
-      local target = expand.text(self, one.word)
-      if one.op == "<&" or one.op == ">&" then
-        if target == "-" then
-          stream = false
-        else
-          stream = fds[math.tointeger(tonumber(target))]
-          if not stream then code = "bad file descriptor" end
-        end
-      elseif one.op == "<" then
-        stream, code = open_for_reading(self, target)
-      else
-        stream, code = open_for_writing(self, target, one.op == ">>" or one.op == "<>")
-      end
-      if code then
-        self:complain(("cannot open %s: %s"):format(target, shell.words_of(code)), fds)
-        return nil
-      end
-    end
-    fds[one.fd] = stream or nil
-  end
-  return fds
-end
-
 -- --------------------------------------------------------------------- commands
-
-local run
 
 ---Runs a script's text here. Returns its status.
 ---@async
@@ -229,7 +174,7 @@ function Shell:eval(text)
     self:fail(problem)
     return self.status
   end
-  return run(self, tree)
+  return self:run(tree)
 end
 
 ---What a command writes, without the line feeds at its end.
@@ -238,10 +183,10 @@ end
 ---@return string
 function Shell:substitute(tree)
   local fds = copy(self.fds)
-  local sink = pipes.sink(MAX_PIPE)
+  local sink = pipes.sink(pipes.MAX)
   fds[1] = sink
   local sub = self:fork(fds)
-  run(sub, tree)
+  sub:run(tree)
   self.substituted = sub.status
   return (sink:text():gsub("\n+$", ""))
 end
@@ -301,211 +246,25 @@ function Shell:command(words, fds, env, plain)
   local arguments, outer = self.arguments, self.fds
   self.arguments, self.fds = table.move(words, 2, #words, 1, {}), fds
   self.depth = self.depth + 1
-  run(self, body)
+  self:run(body)
   self.depth = self.depth - 1
   self.arguments, self.fds = arguments, outer
   if self.flow == "return" then self.flow = nil end
   return self.status
 end
 
-local runners = {}
-
-function runners.simple(self, node)
-  self.substituted = 0
-  local words = expand.fields(self, node.words)
-  if self.flow then return self.status end
-  local fds = redirected(self, node.redirects)
-  if not fds then return 2 end
-  local values = {}
-  for i, assign in ipairs(node.assigns) do
-    values[i] = expand.text(self, assign.value)
-  end
-  if self.flow then return self.status end
-  if #words == 0 then
-    for i, assign in ipairs(node.assigns) do
-      self.variables[assign.name] = values[i]
-    end
-    return self.substituted
-  end
-  if words[1] == "exec" and #words == 1 then
-    self.fds = fds
-    return 0
-  end
-  local env
-  if #node.assigns > 0 then
-    env = self:environment()
-    for i, assign in ipairs(node.assigns) do
-      env[assign.name] = values[i]
-      -- A builtin sees it too; it stays, as it does for special ones.
-      if self.world.builtins[words[1]] then self.variables[assign.name] = values[i] end
-    end
-  end
-  return self:command(words, fds, env)
-end
-
-function runners.list(self, node)
-  local status = 0
-  for _, item in ipairs(node.items) do
-    if item.background then
-      status = self:background(item.node)
-      self.status = status
-    else
-      status = run(self, item.node)
-    end
-    if self.flow then return self.status end
-    local tested = item.node.kind == "and" or item.node.kind == "or" or item.node.inverted
-    if self.errexit and status ~= 0 and not tested and not self.testing then
-      self.flow = "exit"
-      return status
-    end
-  end
-  return status
-end
-
--- A condition's failure is no reason to end.
-local function test(self, node)
-  local before = self.testing
-  self.testing = true
-  local status = run(self, node)
-  self.testing = before
-  return status
-end
-
-runners["and"] = function(self, node)
-  local status = test(self, node.left)
-  if status ~= 0 or self.flow then return status end
-  return run(self, node.right)
-end
-
-runners["or"] = function(self, node)
-  local status = test(self, node.left)
-  if status == 0 or self.flow then return status end
-  return run(self, node.right)
-end
-
--- One after the other: each gets what the one before has written.
-function runners.pipe(self, node)
-  local input, status = self.fds[0], 0
-  for i, part in ipairs(node.list) do
-    local fds = copy(self.fds)
-    fds[0] = input
-    local sink
-    if i < #node.list then
-      sink = pipes.sink(MAX_PIPE)
-      fds[1] = sink
-    end
-    if #node.list == 1 then
-      status = test(self, part)
-    else
-      local sub = self:fork(fds)
-      status = run(sub, part)
-    end
-    if must_leave(self) then return self.status end
-    if sink then input = pipes.text(sink:text()) end
-  end
-  if node.inverted then return status == 0 and 1 or 0 end
-  return status
-end
-
-local function with_redirects(self, node, fn)
-  local fds = redirected(self, node.redirects)
-  if not fds then return 1 end
-  local outer = self.fds
-  self.fds = fds
-  local status = fn()
-  self.fds = outer
-  return status
-end
-
-function runners.subshell(self, node)
-  return with_redirects(self, node, function()
-    local sub = self:fork()
-    run(sub, node.body)
-    sub:run_exit_trap()
-    return sub.status
-  end)
-end
-
-function runners.group(self, node)
-  return with_redirects(self, node, function()
-    return run(self, node.body)
-  end)
-end
-
-runners["if"] = function(self, node)
-  return with_redirects(self, node, function()
-    for _, arm in ipairs(node.arms) do
-      local status = test(self, arm.condition)
-      if self.flow then return status end
-      if status == 0 then return run(self, arm.body) end
-    end
-    return node.otherwise and run(self, node.otherwise) or 0
-  end)
-end
-
--- After the body of a loop: true when the loop is over.
-local function leaves_loop(self)
-  if self.flow ~= "break" and self.flow ~= "continue" then return self.flow ~= nil end
-  if self.levels > 1 then
-    self.levels = self.levels - 1
-    return true
-  end
-  local ends = self.flow == "break"
-  self.flow = nil
-  return ends
-end
-
-runners["while"] = function(self, node)
-  return with_redirects(self, node, function()
-    local status = 0
-    while true do
-      local condition = test(self, node.condition)
-      if self.flow then return self.status end
-      if (condition == 0) == node.inverted then return status end
-      status = run(self, node.body)
-      if leaves_loop(self) then return self.status end
-    end
-  end)
-end
-
-runners["for"] = function(self, node)
-  return with_redirects(self, node, function()
-    local list = node.words and expand.fields(self, node.words) or self.arguments
-    local status = 0
-    for _, value in ipairs(list) do
-      self.variables[node.name] = value
-      status = run(self, node.body)
-      if leaves_loop(self) then return self.status end
-    end
-    return status
-  end)
-end
-
-runners["case"] = function(self, node)
-  return with_redirects(self, node, function()
-    local text = expand.text(self, node.word)
-    for _, arm in ipairs(node.arms) do
-      for _, pattern in ipairs(arm.patterns) do
-        if expand.matches(text, expand.pattern(self, pattern)) then return run(self, arm.body) end
-      end
-    end
-    return 0
-  end)
-end
-
-runners["function"] = function(self, node)
-  self.functions[node.name] = node.body
-  return 0
-end
-
-function run(self, node)
-  if must_leave(self) or not spend(self) then
-    must_leave(self)
+---Runs a node of a script's tree. Returns its status.
+---@async
+---@param node table
+---@return integer
+function Shell:run(node)
+  if self:must_leave() or not spend(self) then
+    self:must_leave()
     return self.status
   end
-  local status = runners[node.kind](self, node)
+  local status = nodes[node.kind](self, node)
   if not self.flow then self.status = status end
-  if must_leave(self) then return self.status end
+  if self:must_leave() then return self.status end
   return status
 end
 
@@ -528,7 +287,7 @@ function Shell:background(node)
     if text == "" then child.traps[name] = "" end
   end
   self.world.spawn(function()
-    run(sub, node)
+    sub:run(node)
     sub:run_exit_trap()
     child:finish(sub.status, true)
   end)
