@@ -342,7 +342,7 @@ test("tree: cancelled halfway, nothing stays on either side", function()
     if call.n == 3 then return folder_box.HANG end
   end
   grow(box.tree)
-  expect.cancelled_once(function() return box:count("upload") == 3 end, box.up, box,
+  expect.cancelled_once(function() return box:count("upload") >= 3 end, box.up, box,
     { part_size = 20000 })
   await(function() return archives(box) == 0 end)
 end)
