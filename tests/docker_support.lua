@@ -136,6 +136,28 @@ local function saved(name, layer, architecture)
   return table.concat(archive)
 end
 
+---Removes an image under this name. Another test's server may be trying it at this moment,
+---and then only the name would go.
+---@async
+---@param engine sbx.server.driver.docker.Engine
+---@param name string
+---@param id string
+function support.remove_image(engine, name, id)
+  engine:call("DELETE", "/images/" .. name, {
+    what = "remove the test's image", query = { force = 1 }, accept = { [404] = true },
+  })
+  task.move_on(20, function()
+    while true do
+      local found = engine:get("/images/" .. id .. "/json", "look")
+      if not found or type(found.RepoTags) == "table" and #found.RepoTags > 0 then return end
+      engine:call("DELETE", "/images/" .. id, {
+        what = "remove the test's image", accept = { [404] = true, [409] = true },
+      })
+      task.sleep(0.05)
+    end
+  end)
+end
+
 ---Runs `fn(name)` with an image that the engine has meanwhile.
 ---@async
 ---@param fn async fun(name: string)
@@ -157,11 +179,10 @@ function support.with_image(fn, options)
     what = "load the test's image", query = query, body = body,
     headers = { ["Content-Type"] = "application/x-tar" },
   })
+  local id = engine:get("/images/" .. name .. "/json", "look").Id
   local _ <close> = setmetatable({}, {
     __close = function()
-      engine:call("DELETE", "/images/" .. name, {
-        what = "remove the test's image", query = { force = 1 }, accept = { [404] = true },
-      })
+      support.remove_image(engine, name, id)
     end,
   })
   fn(name)

@@ -31,9 +31,8 @@ local function with_registry(fn)
     local image = registry.host .. "/team/app:v1"
     local _ <close> = setmetatable({}, {
       __close = function()
-        engine:call("DELETE", "/images/" .. image, {
-          what = "remove the test's image", query = { force = 1 }, accept = { [404] = true },
-        })
+        local found = engine:get("/images/" .. image .. "/json", "look")
+        if found then images.remove_image(engine, image, found.Id) end
       end,
     })
     fn(registry, image)
