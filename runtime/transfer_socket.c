@@ -14,6 +14,7 @@
 #include "transfer_pool.h"
 
 static void watch(Socket *socket, int mask);
+static void watch_idle(Socket *socket);
 
 // What an idle connection of HTTP/1 says, nobody has asked for: mostly that it
 // ends, sometimes a 408 before that. libcurl would take that for the answer to
@@ -39,14 +40,27 @@ static bool has_strangers(const Shard *shard) {
   return at != NULL;
 }
 
+// Whether there is anything to read, if only the end. What the loop saw may be
+// an answer that libcurl has read since, when it was called for another socket.
+static bool says_something(const Socket *socket, int events) {
+  char byte;
+  if (!(events & UV_READABLE)) return false;
+  return recv(socket->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 ||
+         (errno != EAGAIN && errno != EWOULDBLOCK);
+}
+
 static void on_unwanted(Socket *socket, int events) {
-  uv_poll_stop(&socket->poll);
-  socket->mask = 0;
   const Shard *shard = socket->shard;
   // A connection in use is only paused, or between two steps.
   bool idle =
       socket->ours && !socket->user && shard && !shard->http2 && !shard->dials;
-  if (idle && events & UV_READABLE && !has_strangers(shard)) spoil(socket);
+  if (idle && !says_something(socket, events)) {
+    watch_idle(socket);
+    return;
+  }
+  uv_poll_stop(&socket->poll);
+  socket->mask = 0;
+  if (idle && !has_strangers(shard)) spoil(socket);
 }
 
 static void on_poll(uv_poll_t *poll, int status, int events) {
@@ -142,6 +156,12 @@ static void watch(Socket *socket, int mask) {
   (void)uv_poll_start(&socket->poll, mask, on_poll);  // fails only when closing
 }
 
+// What it was last watched for is no concern of an idle connection.
+static void watch_idle(Socket *socket) {
+  socket->mask = UV_READABLE;
+  (void)uv_poll_start(&socket->poll, UV_READABLE, on_poll);
+}
+
 // libcurl 7.88 closes a socket that never became a connection (timed out,
 // cancelled, outrun by another address) behind our back, before it tells us to
 // stop watching. By now the number may be another's.
@@ -206,10 +226,7 @@ void socket_release(Transfer *transfer) {
   Socket *socket = transfer->socket;
   if (!socket) return;
   set_user(socket, NULL);
-  if (socket->mask & UV_READABLE) return;
-  // What it was last watched for is no concern of an idle connection.
-  socket->mask = UV_READABLE;
-  (void)uv_poll_start(&socket->poll, UV_READABLE, on_poll);
+  if (!(socket->mask & UV_READABLE)) watch_idle(socket);
 }
 
 curl_socket_t on_open_socket(void *context, curlsocktype purpose,
