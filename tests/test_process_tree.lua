@@ -88,11 +88,12 @@ test("process.close: the grace is for the whole group, not for its leader alone"
     exec sleep 1000
   ]] }, { cwd = dir.path, grace = 60, stderr = "null" })
   support.await_file(dir.path .. "/ready")
+  local pid = tonumber(support.await_file(dir.path .. "/pid"))
   local start = task.now()
   child:close()
   assert(select(2, child:wait()) == 15)
   assert(fs.read(dir.path .. "/result") == "saved\n")
-  assert(not runs(tonumber((fs.read(dir.path .. "/pid")))))
+  assert(not runs(pid))
   assert(task.now() - start < 50, "waited for the whole grace")
 end)
 
@@ -104,8 +105,9 @@ test("process.close: what the leader leaves behind after SIGTERM is killed", fun
     exec sleep 1000
   ]] }, { cwd = dir.path, grace = 0.2, stderr = "null" })
   support.await_file(dir.path .. "/ready")
+  local pid = tonumber(support.await_file(dir.path .. "/pid"))
   child:close()
-  assert(not runs(tonumber((fs.read(dir.path .. "/pid")))))
+  assert(not runs(pid))
 end)
 
 test("process.close: a stopped child ends", function()
