@@ -6,6 +6,7 @@ local errors = require("sbx.errors")
 local fs = require("sbx.fs")
 local process = require("sbx.process")
 local skip = require("sbx.test").skip
+local task = require("sbx.task")
 
 local MIB = 1024 * 1024
 
@@ -51,7 +52,7 @@ end
 local WRITE = "dd if=/dev/zero of=/tmp/%s bs=1M count=%d conv=fsync"
 
 test("bwrap disk: sandboxes together leave the reserve free, and see a full disk", {
-  timeout = 120,
+  timeout = 180,
 }, function()
   with_small(function(driver, folder)
     local guard = driver.disks.guard
@@ -66,6 +67,12 @@ test("bwrap disk: sandboxes together leave the reserve free, and see a full disk
       guard:look()
     end
     assert(result.exit_code ~= 0 and result.stderr:find("No space left", 1, true), result.stderr)
+    -- What others on this machine have written and no disk has yet counts, too, and made
+    -- the guard act early. From here it is to act whatever they do.
+    local excess = fs.disk(folder).available - guard.reserve + 4 * MIB
+    if excess > 0 then
+      process.run({ "fallocate", "-l", tostring(excess), folder .. "/ballast" }, { check = true })
+    end
     guard:look()
     assert(fs.disk(folder).available > guard.reserve // 2, fs.disk(folder).available)
     assert(has(said, "takes no more") and has(also_said, "takes no more"))
@@ -83,10 +90,10 @@ test("bwrap disk: sandboxes together leave the reserve free, and see a full disk
 
     -- With the greedy one goes what it has taken.
     one:kill()
-    for _ = 1, 200 do
-      if guard:look() > guard.reserve * 2 then break end
-      require("sbx.task").sleep(0.05)
-    end
+    fs.remove(folder .. "/ballast", { missing_ok = true })
+    task.timeout(60, function()
+      while guard:look() <= guard.reserve * 3 // 2 do task.sleep(0.05) end
+    end)
     assert(beside(WRITE:format("more", 16)).exit_code == 0)
     assert(has(also_said, "room on this machine's disk again"), table.concat(also_said, "\n"))
     two:kill()
@@ -94,7 +101,7 @@ test("bwrap disk: sandboxes together leave the reserve free, and see a full disk
 end)
 
 test("bwrap disk: when somebody else has filled it, only who writes there fails", {
-  timeout = 120,
+  timeout = 180,
 }, function()
   with_small(function(driver, folder)
     -- Nobody looks: as when it happens all at once.
