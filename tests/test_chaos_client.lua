@@ -87,7 +87,7 @@ local function run_fleet(name, seed)
         problems[#problems + 1] = tostring(failure)
       end
     end)
-    local left = running.fleet.store:select(function(record) return not record:ended() end)
+    local left = running.fleet.store:list({ active = true })
     for _, record in ipairs(left) do
       problems[#problems + 1] = ("left: %s %s"):format(record.spec.name, record.status)
     end

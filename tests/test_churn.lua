@@ -186,7 +186,7 @@ test("a churning server accounts for every sandbox, and grows by nothing",
           task.sleep(LONG * 60 + 90) -- the last of them are over their time
           samples[#samples + 1] = measure()
         end)
-        local alive = #running.fleet.store:select(function(one) return not one:ended() end)
+        local alive = #running.fleet.store:list({ active = true })
         assert(alive == 0, alive .. " are still alive")
         assert(next(running.fleet.living) == nil)
         check(counts, samples, alive)

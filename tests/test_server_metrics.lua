@@ -239,11 +239,11 @@ test("metrics: nothing is counted anew", function()
       error("looked at every sandbox", 0)
     end
     local fleet = api.server.fleet
-    local living, select_ = fleet.living, fleet.store.select
+    local living, list = fleet.living, fleet.store.list
     fleet.living = setmetatable({}, { __pairs = never })
-    fleet.store.select = never
+    fleet.store.list = never
     local read = scrape(api)
-    fleet.living, fleet.store.select = living, select_
+    fleet.living, fleet.store.list = living, list
     check(read, "sbxlua_sandboxes", { status = "RUNNING" }, 1)
   end)
 end)
